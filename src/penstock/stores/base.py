@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
+from penstock.model.manifest import Origin
 from penstock.ref import Ref
 from penstock.units import MiB
 from penstock.wire.ticket import PartTicket, Reply, Ticket
@@ -73,6 +74,9 @@ class Reader(Protocol):
     @property
     def ref(self) -> Ref:
         """The place, without secrets."""
+
+    def origin(self) -> Origin:
+        """What this place says of the model in it: the Hub its repository, commit and licence; others only their ref."""
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Every object below the key prefix `under` (a folder, no trailing slash), in any order, any depth.

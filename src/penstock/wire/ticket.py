@@ -6,9 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from threading import Lock
-from types import MappingProxyType
-
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +19,7 @@ class Ticket:
     name: str
     url: str = dataclasses.field(repr=False)
     size_bytes: int
-    headers: Mapping[str, str] = dataclasses.field(default=_NO_HEADERS, repr=False)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     expires_at: float | None = None
     identity: str | None = None
 
@@ -33,7 +30,7 @@ class PartTicket:
 
     name: str
     url: str = dataclasses.field(repr=False)
-    headers: Mapping[str, str] = dataclasses.field(default=_NO_HEADERS, repr=False)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     method: str = "PUT"
     offset: int = 0
 

@@ -1,0 +1,1 @@
+"""What a model is: which files, how large, which tensors. Pure: bytes in, facts out."""
