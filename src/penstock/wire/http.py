@@ -1,0 +1,541 @@
+"""HTTP/1.1 for bulk bytes: a range from the socket into a slot, a part from a slot to the socket.
+
+`http.client` speaks the protocol; a body goes through `readinto` straight into the caller's memory. One `Connections`
+belongs to one lane: a connection per origin, kept alive. HTTP/2 is left out on purpose: many ranges on one connection
+share one congestion window and one slow edge (xet-core PR #543 measured it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import os
+import re
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from penstock.errors import (
+    AlreadyExists,
+    Denied,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    PenstockError,
+    RateLimited,
+    TicketExpired,
+    Unavailable,
+    UploadGone,
+)
+from penstock.ref import redact_url
+from penstock.units import KiB
+from penstock.wire.file import FileRange, write_part
+from penstock.wire.ticket import PartTicket, Reply, Ticket
+
+CONNECT_TIMEOUT_S: Final = 10.0
+NO_BYTE_TIMEOUT_S: Final = 15.0  # issue: no gap without progress above 20 s
+REPLY_TIMEOUT_S: Final = 60.0  # a store may think before it answers a part or a completion; guess
+_STEP_BYTES: Final = 256 * KiB  # the pace layer sees progress this often; 128 KiB to 1 MiB measured alike
+_REDIRECTS: Final = 5
+_IGNORED_RANGES: Final = (
+    3  # after so many answers of the whole object, it is read past instead of asked again
+)
+_BODY_LIMIT: Final = 64 * KiB
+
+
+class Transfer:
+    """One range on its way into `view`; `done` bytes are there. A failed read goes on from `done`."""
+
+    __slots__ = ("done", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.done = 0
+
+
+class Dialer:
+    """Opens connections as the environment says: proxies, certificate authorities, address."""
+
+    def __init__(
+        self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: ssl.SSLContext
+    ) -> None:
+        self._proxies = proxies
+        self._no_proxy = no_proxy
+        self._tls = tls
+
+    def dial(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
+        """An unconnected connection to `netloc`, through a proxy where one is set."""
+        host = urllib.parse.urlsplit(f"//{netloc}").hostname or netloc
+        proxy = None if self._no_proxy(host) else self._proxies.get(scheme) or self._proxies.get("all")
+        target = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+        at = (target.hostname or "", target.port or 80) if target else (netloc, None)
+        connection = (
+            http.client.HTTPSConnection(*at, timeout=CONNECT_TIMEOUT_S, context=self._tls)
+            if scheme == "https"
+            else http.client.HTTPConnection(*at, timeout=CONNECT_TIMEOUT_S)
+        )
+        if target:
+            connection.set_tunnel(netloc, headers=_proxy_headers(target))
+        return connection
+
+
+def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    import base64
+
+    userinfo = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(userinfo.encode()).decode()}
+
+
+def open_dialer(env: Mapping[str, str]) -> Dialer:
+    """A dialer for `env`: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY (either case); SSL_CERT_FILE, SSL_CERT_DIR,
+    REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, AWS_CA_BUNDLE add authorities to the system's."""
+    proxies = {
+        name.lower().removesuffix("_proxy"): value
+        for name, value in sorted(env.items())  # lower case sorts last and wins
+        if name.lower() in ("http_proxy", "https_proxy", "all_proxy") and value
+    }
+    exempt = env.get("no_proxy") or env.get("NO_PROXY") or ""
+    return Dialer(
+        proxies=proxies,
+        no_proxy=lambda host: bool(urllib.request.proxy_bypass_environment(host, {"no": exempt})),  # type: ignore[attr-defined]
+        tls=_open_tls(env),
+    )
+
+
+def _open_tls(env: Mapping[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    bundles = [
+        env[name]
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
+        if env.get(name)
+    ]
+    for bundle in bundles:
+        try:
+            context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})  # noqa: PTH112
+        except (OSError, ssl.SSLError) as error:
+            raise PenstockError(
+                f"certificate bundle {bundle}: {error}", hint="check SSL_CERT_FILE and its kin"
+            ) from error
+    if env.get("SSL_CERT_DIR"):
+        context.load_verify_locations(capath=env["SSL_CERT_DIR"])
+    if not bundles and not context.cert_store_stats()["x509_ca"] and not env.get("SSL_CERT_DIR"):
+        with contextlib.suppress(
+            ImportError
+        ):  # slim images have no system store; the Hub client brings certifi
+            import certifi
+
+            context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+class Connections:
+    """The connections of one lane. Not for several threads, but for `interrupt`, which ends what the lane waits for.
+
+    `received`, `sent`: bytes so far, for whoever watches. `spend`: called with each step's byte count; may block.
+    """
+
+    def __init__(self, dialer: Dialer, *, spend: Callable[[int], None] = lambda _: None) -> None:
+        self._dialer = dialer
+        self._spend = spend
+        self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._files: dict[str, FileRange] = {}
+        self._current: http.client.HTTPConnection | None = None
+        self._ignored_ranges = 0
+        self.dialled = 0
+        self.dialled_at = 0.0
+
+    # -- reading
+
+    def read_range(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
+        """Fill `transfer.view` with the object's bytes [start, start + len(view)), from `transfer.done` on.
+
+        Raises: NotFound, Denied, ObjectChanged (permanent); Unavailable, TicketExpired, RateLimited (retryable).
+        Never returns short: a short body is Unavailable, and `transfer.done` says how far it came.
+        Source: RFC 9110 sections 14.2 and 15.3.7.
+        """
+        if transfer.done == len(transfer.view):
+            return
+        if ticket.url.startswith("file:"):
+            self._read_file(ticket, start, transfer)
+            return
+        try:
+            self._read_http(ticket, start, transfer)
+        except (OSError, http.client.HTTPException) as error:
+            self._drop_current()
+            raise _map_network_error(
+                error, ticket.url, ticket.name, f"read from byte {start + transfer.done}"
+            ) from error
+        except BaseException:
+            self._drop_current()
+            raise
+
+    def _read_file(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
+        file = self._files.get(ticket.url)
+        if file is None:
+            for old in self._files.values():
+                old.close()
+            self._files = {ticket.url: (file := FileRange(ticket))}
+        while transfer.done < len(transfer.view):
+            count = file.read_into(start + transfer.done, transfer.view[transfer.done :])
+            transfer.done += count
+            self._spend(count)
+
+    def _read_http(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
+        first = start + transfer.done
+        stop = start + len(transfer.view)
+        whole = first == 0 and stop == ticket.size_bytes
+        headers = {"Accept-Encoding": "identity", **ticket.headers}
+        if not whole:
+            headers["Range"] = f"bytes={first}-{stop - 1}"
+        response = self._request_following("GET", ticket.url, headers)
+        if response.status not in (200, 206):
+            raise self._status_error(response, ticket.name, "read", size_bytes=ticket.size_bytes)
+        skip = 0
+        if response.status == 206:
+            _check_content_range(response.headers.get("Content-Range", ""), first, stop, ticket)
+        elif response.headers.get("Content-Encoding", "identity") not in ("identity", ""):
+            self._read_encoded(response, ticket, start, transfer)
+            return
+        else:
+            _check_whole(response, ticket)
+            skip = first
+            if not whole and skip:
+                self._ignored_ranges += 1
+                if self._ignored_ranges < _IGNORED_RANGES:
+                    raise Unavailable(f"{ticket.name}: the server ignored a Range request")
+        self._read_body(response, ticket, skip, transfer)
+        if not response.isclosed():
+            self._drop_current()  # more body than was wanted: the connection cannot be used again
+
+    def _read_body(
+        self, response: http.client.HTTPResponse, ticket: Ticket, skip: int, transfer: Transfer
+    ) -> None:
+        view = transfer.view
+        scratch = memoryview(bytearray(min(skip, _STEP_BYTES)))
+        while skip:
+            count = response.readinto(scratch[: min(skip, _STEP_BYTES)])
+            if not count:
+                raise Unavailable(f"{ticket.name}: the body ended early")
+            skip -= count
+        while transfer.done < len(view):
+            count = response.readinto(view[transfer.done : transfer.done + _STEP_BYTES])
+            if not count:
+                raise Unavailable(f"{ticket.name}: the body ended after {transfer.done} of {len(view)} bytes")
+            transfer.done += count
+            self._spend(count)
+
+    def _read_encoded(
+        self, response: http.client.HTTPResponse, ticket: Ticket, start: int, transfer: Transfer
+    ) -> None:
+        """A small text file that came compressed although we asked for identity (the Hub's front does this)."""
+        encoding = response.headers["Content-Encoding"]
+        if encoding not in ("gzip", "deflate") or start or len(transfer.view) != ticket.size_bytes:
+            raise Unavailable(f"{ticket.name}: came with Content-Encoding {encoding!r}")
+        transfer.done = 0
+        decoder = zlib.decompressobj(wbits=47)
+        while data := response.read(_STEP_BYTES):
+            try:
+                plain = decoder.decompress(data, len(transfer.view) - transfer.done + 1)
+            except zlib.error as error:
+                raise Unavailable(f"{ticket.name}: broken {encoding} body: {error}") from error
+            if transfer.done + len(plain) > len(transfer.view):
+                raise ObjectChanged(
+                    f"{ticket.name}: more than the {ticket.size_bytes} bytes that were planned"
+                )
+            transfer.view[transfer.done : transfer.done + len(plain)] = plain
+            transfer.done += len(plain)
+            self._spend(len(plain))
+        if transfer.done != len(transfer.view):
+            received, transfer.done = transfer.done, 0  # a compressed body has no middle to go on from
+            raise Unavailable(f"{ticket.name}: {received} of {ticket.size_bytes} bytes after decoding")
+
+    # -- writing
+
+    def send_part(self, ticket: PartTicket, body: memoryview) -> Reply:
+        """Send `body` as one request and return the answer, always 2xx.
+
+        Raises: Denied, NotFound, AlreadyExists, NoSpace (permanent); Unavailable, TicketExpired, RateLimited,
+        UploadGone (retryable, from the start of the body).
+        """
+        if ticket.url.startswith("file:"):
+            reply = write_part(ticket, body)
+            self._spend(len(body))
+            return reply
+        try:
+            response = self._send_http(ticket, body)
+            if not 200 <= response.status < 300:
+                raise self._status_error(response, ticket.name, "write")
+            data = response.read(_BODY_LIMIT)
+            if not response.isclosed():
+                self._drop_current()
+        except (OSError, http.client.HTTPException) as error:
+            self._drop_current()
+            raise _map_network_error(error, ticket.url, ticket.name, "send") from error
+        except BaseException:
+            self._drop_current()
+            raise
+        return Reply(
+            status=response.status, headers={k.lower(): v for k, v in response.headers.items()}, body=data
+        )
+
+    def _send_http(self, ticket: PartTicket, body: memoryview) -> http.client.HTTPResponse:
+        for last_try in (False, True):
+            connection, reused = self._connection(ticket.url)
+            try:
+                connection.putrequest(ticket.method, _target(ticket.url), skip_accept_encoding=True)
+                for name, value in {"Content-Length": str(len(body)), **ticket.headers}.items():
+                    connection.putheader(name, value)
+                connection.endheaders()
+                self._send_body(connection, body)
+                _set_timeout(connection, REPLY_TIMEOUT_S)
+                return connection.getresponse()
+            except (ConnectionError, http.client.RemoteDisconnected):
+                early = _early_answer(connection)
+                if early is not None:
+                    return early
+                self._drop_current()
+                if last_try or not reused:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _send_body(self, connection: http.client.HTTPConnection, body: memoryview) -> None:
+        for at in range(0, len(body), _STEP_BYTES):
+            step = body[at : at + _STEP_BYTES]
+            connection.send(step)
+            self._spend(len(step))
+
+    # -- connections
+
+    def _request_following(
+        self, method: str, url: str, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        """The answer after redirects; a redirect to another origin gets no credentials."""
+        sent = dict(headers)
+        for _ in range(_REDIRECTS):
+            response = self._request(method, url, sent)
+            if response.status not in (301, 302, 303, 307, 308) or not response.headers.get("Location"):
+                return response
+            target = urllib.parse.urljoin(url, response.headers["Location"])
+            response.read(_BODY_LIMIT)
+            if not response.isclosed():
+                self._drop_current()
+            if _origin(target)[0] not in ("http", "https"):
+                raise Denied(f"{redact_url(url)}: redirected to {redact_url(target)}, which is refused")
+            if _origin(target) != _origin(url):
+                sent = {
+                    k: v for k, v in sent.items() if k.lower() in ("accept-encoding", "range", "if-match")
+                }
+            url = target
+        raise Unavailable(f"{redact_url(url)}: more than {_REDIRECTS} redirects")
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        for last_try in (False, True):
+            connection, reused = self._connection(url)
+            try:
+                connection.putrequest(method, _target(url), skip_accept_encoding=True)
+                for name, value in headers.items():
+                    connection.putheader(name, value)
+                connection.endheaders()
+                return connection.getresponse()
+            except (ConnectionError, http.client.RemoteDisconnected):
+                self._drop_current()
+                if last_try or not reused:  # a kept connection that the server closed meanwhile is no failure
+                    raise
+        raise AssertionError("unreachable")
+
+    def _connection(self, url: str) -> tuple[http.client.HTTPConnection, bool]:
+        origin = _origin(url)
+        connection = self._open.get(origin)
+        reused = connection is not None
+        if connection is None:
+            connection = self._dialer.dial(*origin)
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open[origin] = connection
+            self.dialled += 1
+            self.dialled_at = time.monotonic()
+        _set_timeout(connection, NO_BYTE_TIMEOUT_S)
+        self._current = connection
+        return connection, reused
+
+    def _drop_current(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.close()
+            self._open = {
+                origin: connection for origin, connection in self._open.items() if connection is not current
+            }
+
+    def _status_error(
+        self, response: http.client.HTTPResponse, name: str, deed: str, *, size_bytes: int | None = None
+    ) -> PenstockError:
+        body = response.read(_BODY_LIMIT)
+        if not response.isclosed():
+            self._drop_current()
+        return error_for_status(
+            response.status,
+            {k.lower(): v for k, v in response.headers.items()},
+            body,
+            name=name,
+            deed=deed,
+            size_bytes=size_bytes,
+        )
+
+    def interrupt(self) -> None:
+        """From any thread: make the lane's wait on its current socket fail now, as a reset would."""
+        connection = self._current
+        sock = connection.sock if connection is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(
+                    sock, socket.SHUT_RDWR
+                )  # not SSLSocket's, which would disarm TLS under a reader
+
+    def close(self) -> None:
+        """Close every connection and file."""
+        for connection in self._open.values():
+            connection.close()
+        for file in self._files.values():
+            file.close()
+        self._open, self._files, self._current = {}, {}, None
+
+
+def _early_answer(connection: http.client.HTTPConnection) -> http.client.HTTPResponse | None:
+    """What a server said before it closed while we were still sending; None if it said nothing."""
+    try:
+        _set_timeout(connection, 1.0)
+        response = connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return None
+    return response if response.status >= 300 else None
+
+
+def _set_timeout(connection: http.client.HTTPConnection, timeout_s: float) -> None:
+    if connection.sock is not None:
+        connection.sock.settimeout(timeout_s)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2]
+
+
+def _target(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def _check_content_range(value: str, first: int, stop: int, ticket: Ticket) -> None:
+    match = _CONTENT_RANGE.fullmatch(value.strip())
+    if match and match[3] not in ("*", str(ticket.size_bytes)):
+        raise ObjectChanged(f"{ticket.name}: is {match[3]} bytes long now, {ticket.size_bytes} were planned")
+    if not match or int(match[1]) != first or int(match[2]) >= stop:
+        raise Unavailable(
+            f"{ticket.name}: asked for bytes {first}-{stop - 1}, the answer says Content-Range {value!r}"
+        )
+
+
+def _check_whole(response: http.client.HTTPResponse, ticket: Ticket) -> None:
+    length = response.headers.get("Content-Length")
+    if length is not None and length != str(ticket.size_bytes):
+        raise ObjectChanged(f"{ticket.name}: is {length} bytes long now, {ticket.size_bytes} were planned")
+
+
+def _map_network_error(error: Exception, url: str, name: str, deed: str) -> PenstockError:
+    host = _origin(url)[1]
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Denied(
+            f"{name}: cannot {deed}: {host} shows a certificate that is not trusted: {error.verify_message}",
+            hint="behind a company proxy, point SSL_CERT_FILE at its certificate authority",
+        )
+    reason = (
+        "no byte for too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
+    )
+    return Unavailable(f"{name}: cannot {deed}: {host}: {reason}")
+
+
+_XML_CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
+_XML_MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+
+
+def error_for_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    name: str,
+    deed: str,
+    size_bytes: int | None = None,
+) -> PenstockError:
+    """The error for an answer outside 2xx to `deed` ("read", "write") on `name`. `headers` in lower case.
+
+    401 and 403 are TicketExpired: whoever retries mints one fresh ticket and takes the second refusal for Denied.
+    """
+    code = match[1].decode(errors="replace") if (match := _XML_CODE.search(body)) else ""
+    said = f"{status} {code}".strip()
+    if match := _XML_MESSAGE.search(body):
+        said += f": {match[1].decode(errors='replace')}"
+    text = f"{name}: cannot {deed}: the store answered {said}"
+    if status == 429 or code in ("SlowDown", "TooManyRequests", "ServerBusy", "rateLimitExceeded"):
+        return RateLimited(text, retry_after_s=retry_after_s(headers))
+    if status in (401, 403) or code in ("ExpiredToken", "TokenRefreshRequired"):
+        return TicketExpired(text)
+    if code == "NoSuchUpload":
+        return UploadGone(text)
+    if status in (404, 410):
+        return NotFound(text)
+    if status == 412:
+        return (
+            ObjectChanged(f"{name}: changed since it was planned", hint="run it again")
+            if deed == "read"
+            else AlreadyExists(text)
+        )
+    if status == 416:
+        total = headers.get("content-range", "").rpartition("/")[2]
+        if total.isdigit() and size_bytes is not None and int(total) != size_bytes:
+            return ObjectChanged(
+                f"{name}: is {total} bytes long now, {size_bytes} were planned", hint="run it again"
+            )
+    if status == 507:
+        return NoSpace(text)
+    if status in (408, 409, 416) or status >= 500 or code in _TRANSIENT_CODES:
+        return Unavailable(text)
+    return PenstockError(text)
+
+
+# 400s that mean "the bytes did not arrive as they were sent": S3, GCS, Azure in turn.
+_TRANSIENT_CODES: Final = frozenset(
+    {
+        "BadDigest",
+        "XAmzContentChecksumMismatch",
+        "RequestTimeout",
+        "IncompleteBody",
+        "InvalidDigest",
+        "Md5Mismatch",
+        "Crc64Mismatch",
+    }
+)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that `RateLimit` (`"api";r=0;t=55`, the Hub: t + 1) or `Retry-After` (seconds or a date) ask to wait."""
+    if match := re.search(r"\br=0;\s*t=(\d+)", headers.get("ratelimit", "")):
+        return int(match[1]) + 1.0
+    value = headers.get("retry-after", "").strip()
+    if value.isdigit():
+        return float(value)
+    if value:
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
