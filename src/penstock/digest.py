@@ -1,6 +1,7 @@
 """The digests that travel with every byte: sha256 with a state that can be saved, crc32c per chunk, git blob ids.
 
-Speed, one core of the measuring machine: sha256 1.3 to 1.9 GB/s (SHA-NI), crc32c 5 to 14 GB/s. MD5 (0.8) is never used.
+Speed, one core of the measuring machine: sha256 1.3 to 1.9 GB/s (SHA-NI), crc32c 5 to 14 GB/s.
+MD5 (0.8) is never used.
 `update` and `crc32c` take any contiguous buffer, writable ones included, copy nothing, and release the interpreter lock.
 """
 
@@ -47,7 +48,7 @@ class _HashlibSha256:
 
 
 class _LibcryptoSha256:
-    """sha256 by libcrypto's low-level calls, whose whole state is a plain struct (deprecated in OpenSSL 3, exported)."""
+    """sha256 by libcrypto's low-level calls, whose state is a plain struct (deprecated in OpenSSL 3, exported)."""
 
     def __init__(self, lib: ctypes.CDLL, context: bytes | None = None) -> None:
         self._lib = lib
@@ -58,6 +59,10 @@ class _LibcryptoSha256:
     def update(self, data: Buffer, /) -> None:
         with _Pointer(data) as (address, length):
             self._lib.SHA256_Update(self._context, address, length)
+
+    @property
+    def context(self) -> bytes:
+        return self._context.raw
 
     def hexdigest(self) -> str:
         final = ctypes.create_string_buffer(self._context.raw, _SHA256_CTX_BYTES)
@@ -93,7 +98,7 @@ class _Pointer:
 
 @functools.cache
 def _libcrypto() -> ctypes.CDLL | None:
-    """libcrypto if it answers like hashlib, saved and restored at an odd offset; else None."""
+    """The libcrypto that answers like hashlib, saved and restored at an odd offset; or None."""
     for name in ("libcrypto.so.3", "libcrypto.so.1.1", ctypes.util.find_library("crypto")):
         if not name:
             continue
@@ -104,7 +109,7 @@ def _libcrypto() -> ctypes.CDLL | None:
             lib.SHA256_Update.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
             first = _LibcryptoSha256(lib)
             first.update(b"penstock" * 11)
-            second = _LibcryptoSha256(lib, first._context.raw)
+            second = _LibcryptoSha256(lib, first.context)
             second.update(b"\0" * 77)
             if second.hexdigest() == hashlib.sha256(b"penstock" * 11 + b"\0" * 77).hexdigest():
                 return lib

@@ -6,7 +6,7 @@
 | `gs://bucket/prefix`, `gs://anonymous@bucket/prefix` | Google Cloud Storage |
 | `s3://bucket/prefix`, `s3://anonymous@bucket/prefix` | S3 and compatibles |
 | `az://container/prefix`, `az://container@account/prefix` | Azure Blob Storage |
-| `abfss://container@account.dfs.core.windows.net/path`, `azure://container@account.blob.core.windows.net/path` | the same, as Ray writes it |
+| `abfss://container@account.dfs.core.windows.net/path`, `azure://container@account.blob.…` | the same, for Ray |
 | `https://host/path` | plain HTTP, read only |
 | `file:///path`, `/path`, `./path`, `~/path` | a local directory |
 """
@@ -31,7 +31,9 @@ _CONTAINER = re.compile(r"(\$root|\$web|[a-z0-9](-?[a-z0-9]){2,62})", re.ASCII)
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
 _AZURE_HOST = re.compile(r"([a-z0-9]{3,24})\.(dfs|blob)\.core\.[a-z.]+", re.ASCII)
 # Query keys that may be printed; any other value is a secret until proven otherwise.
-_PRINTABLE_QUERY: Final = frozenset({"versionId", "generation", "partNumber", "uploads", "comp", "restype", "prefix", "alt"})
+_PRINTABLE_QUERY: Final = frozenset(
+    {"versionId", "generation", "partNumber", "uploads", "comp", "restype", "prefix", "alt"}
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,8 @@ def _parse_bare(text: str, *, destination: bool, is_folder: Callable[[str], bool
     if _HUB_NAME.fullmatch(re.split("[@:]", text, maxsplit=1)[0]) and "/" in text:
         return _parse_hub(text, text)
     raise UsageError(
-        f"{text}: neither a folder here nor a ref", hint=f"a folder: ./{text}; a model on the Hub: hf://org/name; else {EXAMPLES}"
+        f"{text}: neither a folder here nor a ref",
+        hint=f"a folder: ./{text}; a model on the Hub: hf://org/name; else {EXAMPLES}",
     )
 
 
@@ -122,7 +125,10 @@ def _parse_bucket(scheme: Literal["gs", "s3"], rest: str, text: str) -> Ref:
     place, _, path = rest.partition("/")
     user, at, bucket = place.rpartition("@")
     if at and user != "anonymous":
-        raise UsageError(f"{scheme}://***@{bucket}: only 'anonymous' may stand before the @", hint="credentials come from the environment")
+        raise UsageError(
+            f"{scheme}://***@{bucket}: only 'anonymous' may stand before the @",
+            hint="credentials come from the environment",
+        )
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(f"{text}: {bucket!r} is not a bucket name", hint=f"write {scheme}://bucket/prefix")
     return Ref(scheme=scheme, place=bucket, path=_prefix(path, text), anonymous=bool(at))
@@ -150,7 +156,9 @@ def _parse_http(text: str) -> Ref:
     if not host:
         raise UsageError(f"{redact_url(text)}: no host", hint="write https://host/path")
     if parts.username is not None or parts.password is not None:
-        raise UsageError(f"{parts.scheme}://***@{host}: credentials in a URL are not read", hint="leave them out of the URL")
+        raise UsageError(
+            f"{parts.scheme}://***@{host}: credentials in a URL are not read", hint="leave them out of the URL"
+        )
     scheme: Scheme = "https" if parts.scheme.lower() == "https" else "http"
     return Ref(scheme=scheme, place=parts.netloc, path=parts.path.strip("/"), query=parts.query)
 
@@ -167,7 +175,9 @@ def _prefix(path: str, text: str) -> str:
     if path:
         for part in path.split("/"):
             if part in ("", ".", ".."):
-                raise UsageError(f"{text}: the prefix holds {part!r} between slashes", hint="write bucket/prefix/of/names")
+                raise UsageError(
+                    f"{text}: the prefix holds {part!r} between slashes", hint="write bucket/prefix/of/names"
+                )
     return path
 
 
@@ -187,7 +197,7 @@ def check_file_name(name: str) -> str:
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"file name {ascii(name)} is not valid Unicode; refused") from None
+        raise UsageError(f"file name {name!a} is not valid Unicode; refused") from None
     parts = name.split("/")
     bad = (
         not name
@@ -198,7 +208,7 @@ def check_file_name(name: str) -> str:
         or parts[0] == OWN_FOLDER
     )
     if bad:
-        raise UsageError(f"file name {ascii(name)} cannot be stored safely; refused", hint="leave it out with --exclude")
+        raise UsageError(f"file name {name!a} cannot be stored safely; refused", hint="leave it out with --exclude")
     return name
 
 

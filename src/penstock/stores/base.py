@@ -1,7 +1,7 @@
 """The contract of every place that holds objects. `penstock.testing.store_contract` says it in tests.
 
 Keys are relative to the store's prefix, `/` between parts, checked by `ref.check_file_name` where they come from
-outside. Everything here is small: metadata, listings, and objects up to `GET_LIMIT_BYTES`. Bulk bytes never pass
+outside. All here is small: metadata, listings, and objects up to `GET_LIMIT_BYTES`. Bulk bytes never pass
 through a store: it mints tickets, and the wire moves them.
 
 Every method may raise Denied, NotFound (no bucket), RateLimited and Unavailable besides what it names; SDK errors never
@@ -109,7 +109,7 @@ class Store(Reader, Protocol):
         """Raise Denied, NotFound or NoSpace if a write of `need_bytes` is sure to fail; may pass and be wrong."""
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> ObjectInfo:
-        """Write a small object at once: readers see the old content or the new. Raises AlreadyExists if `create_only`."""
+        """Write a small object: readers see the old content or the new. Raises AlreadyExists if `create_only`."""
 
     def delete(self, key: str) -> None:
         """Remove an object; none there is no error."""

@@ -1,1 +1,1 @@
-"""The data plane: ranges of a source into slots of a ring, slots to a sink. Knows URLs and buffers, nothing about models."""
+"""The data plane: ranges of a source into slots of a ring, slots to a sink. Knows URLs and buffers, not models."""

@@ -53,9 +53,7 @@ class FileRange:
                 f"{self._ticket.name}: the file changed while it was read", hint="run the command again"
             )
         if count == 0:
-            raise ObjectChanged(
-                f"{self._ticket.name}: ends at byte {offset}, {self._ticket.size_bytes} were planned"
-            )
+            raise ObjectChanged(f"{self._ticket.name}: ends at byte {offset}, {self._ticket.size_bytes} were planned")
         return count
 
     def close(self) -> None:
@@ -86,9 +84,7 @@ def map_os_error(error: OSError, name: str, deed: str) -> PenstockError:
             hint="make room and run the same command; it goes on where it stopped",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Denied(
-            f"{name}: cannot {deed}: {reason}", hint="check the permissions of the folder and of this user"
-        )
+        return Denied(f"{name}: cannot {deed}: {reason}", hint="check the permissions of the folder and of this user")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return NotFound(f"{name}: cannot {deed}: {reason}")
     return Unavailable(f"{name}: cannot {deed}: {reason}")

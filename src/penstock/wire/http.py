@@ -43,9 +43,7 @@ NO_BYTE_TIMEOUT_S: Final = 15.0  # issue: no gap without progress above 20 s
 REPLY_TIMEOUT_S: Final = 60.0  # a store may think before it answers a part or a completion; guess
 _STEP_BYTES: Final = 256 * KiB  # the pace layer sees progress this often; 128 KiB to 1 MiB measured alike
 _REDIRECTS: Final = 5
-_IGNORED_RANGES: Final = (
-    3  # after so many answers of the whole object, it is read past instead of asked again
-)
+_IGNORED_RANGES: Final = 3  # after so many answers of the whole object, it is read past instead of asked again
 _BODY_LIMIT: Final = 64 * KiB
 
 
@@ -62,9 +60,7 @@ class Transfer:
 class Dialer:
     """Opens connections as the environment says: proxies, certificate authorities, address."""
 
-    def __init__(
-        self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: ssl.SSLContext
-    ) -> None:
+    def __init__(self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: ssl.SSLContext) -> None:
         self._proxies = proxies
         self._no_proxy = no_proxy
         self._tls = tls
@@ -74,11 +70,11 @@ class Dialer:
         host = urllib.parse.urlsplit(f"//{netloc}").hostname or netloc
         proxy = None if self._no_proxy(host) else self._proxies.get(scheme) or self._proxies.get("all")
         target = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        at = (target.hostname or "", target.port or 80) if target else (netloc, None)
+        host, port = (target.hostname or "", target.port or 80) if target else (netloc, None)
         connection = (
-            http.client.HTTPSConnection(*at, timeout=CONNECT_TIMEOUT_S, context=self._tls)
+            http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=self._tls)
             if scheme == "https"
-            else http.client.HTTPConnection(*at, timeout=CONNECT_TIMEOUT_S)
+            else http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
         )
         if target:
             connection.set_tunnel(netloc, headers=_proxy_headers(target))
@@ -96,7 +92,8 @@ def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
 
 def open_dialer(env: Mapping[str, str]) -> Dialer:
     """A dialer for `env`: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY (either case); SSL_CERT_FILE, SSL_CERT_DIR,
-    REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, AWS_CA_BUNDLE add authorities to the system's."""
+    REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, AWS_CA_BUNDLE add authorities to the system's.
+    """
     proxies = {
         name.lower().removesuffix("_proxy"): value
         for name, value in sorted(env.items())  # lower case sorts last and wins
@@ -127,9 +124,7 @@ def _open_tls(env: Mapping[str, str]) -> ssl.SSLContext:
     if env.get("SSL_CERT_DIR"):
         context.load_verify_locations(capath=env["SSL_CERT_DIR"])
     if not bundles and not context.cert_store_stats()["x509_ca"] and not env.get("SSL_CERT_DIR"):
-        with contextlib.suppress(
-            ImportError
-        ):  # slim images have no system store; the Hub client brings certifi
+        with contextlib.suppress(ImportError):  # slim images have no system store; the Hub client brings certifi
             import certifi
 
             context.load_verify_locations(cafile=certifi.where())
@@ -215,9 +210,7 @@ class Connections:
         if not response.isclosed():
             self._drop_current()  # more body than was wanted: the connection cannot be used again
 
-    def _read_body(
-        self, response: http.client.HTTPResponse, ticket: Ticket, skip: int, transfer: Transfer
-    ) -> None:
+    def _read_body(self, response: http.client.HTTPResponse, ticket: Ticket, skip: int, transfer: Transfer) -> None:
         view = transfer.view
         scratch = memoryview(bytearray(min(skip, _STEP_BYTES)))
         while skip:
@@ -232,9 +225,7 @@ class Connections:
             transfer.done += count
             self._spend(count)
 
-    def _read_encoded(
-        self, response: http.client.HTTPResponse, ticket: Ticket, start: int, transfer: Transfer
-    ) -> None:
+    def _read_encoded(self, response: http.client.HTTPResponse, ticket: Ticket, start: int, transfer: Transfer) -> None:
         """A small text file that came compressed although we asked for identity (the Hub's front does this)."""
         encoding = response.headers["Content-Encoding"]
         if encoding not in ("gzip", "deflate") or start or len(transfer.view) != ticket.size_bytes:
@@ -247,9 +238,7 @@ class Connections:
             except zlib.error as error:
                 raise Unavailable(f"{ticket.name}: broken {encoding} body: {error}") from error
             if transfer.done + len(plain) > len(transfer.view):
-                raise ObjectChanged(
-                    f"{ticket.name}: more than the {ticket.size_bytes} bytes that were planned"
-                )
+                raise ObjectChanged(f"{ticket.name}: more than the {ticket.size_bytes} bytes that were planned")
             transfer.view[transfer.done : transfer.done + len(plain)] = plain
             transfer.done += len(plain)
             self._spend(len(plain))
@@ -282,9 +271,7 @@ class Connections:
         except BaseException:
             self._drop_current()
             raise
-        return Reply(
-            status=response.status, headers={k.lower(): v for k, v in response.headers.items()}, body=data
-        )
+        return Reply(status=response.status, headers={k.lower(): v for k, v in response.headers.items()}, body=data)
 
     def _send_http(self, ticket: PartTicket, body: memoryview) -> http.client.HTTPResponse:
         for last_try in (False, True):
@@ -314,9 +301,7 @@ class Connections:
 
     # -- connections
 
-    def _request_following(
-        self, method: str, url: str, headers: Mapping[str, str]
-    ) -> http.client.HTTPResponse:
+    def _request_following(self, method: str, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """The answer after redirects; a redirect to another origin gets no credentials."""
         sent = dict(headers)
         for _ in range(_REDIRECTS):
@@ -330,9 +315,7 @@ class Connections:
             if _origin(target)[0] not in ("http", "https"):
                 raise Denied(f"{redact_url(url)}: redirected to {redact_url(target)}, which is refused")
             if _origin(target) != _origin(url):
-                sent = {
-                    k: v for k, v in sent.items() if k.lower() in ("accept-encoding", "range", "if-match")
-                }
+                sent = {k: v for k, v in sent.items() if k.lower() in ("accept-encoding", "range", "if-match")}
             url = target
         raise Unavailable(f"{redact_url(url)}: more than {_REDIRECTS} redirects")
 
@@ -370,9 +353,7 @@ class Connections:
         current, self._current = self._current, None
         if current is not None:
             current.close()
-            self._open = {
-                origin: connection for origin, connection in self._open.items() if connection is not current
-            }
+            self._open = {origin: connection for origin, connection in self._open.items() if connection is not current}
 
     def _status_error(
         self, response: http.client.HTTPResponse, name: str, deed: str, *, size_bytes: int | None = None
@@ -395,9 +376,7 @@ class Connections:
         sock = connection.sock if connection is not None else None
         if sock is not None:
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(
-                    sock, socket.SHUT_RDWR
-                )  # not SSLSocket's, which would disarm TLS under a reader
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which would disarm TLS under a reader
 
     def close(self) -> None:
         """Close every connection and file."""
@@ -441,9 +420,7 @@ def _check_content_range(value: str, first: int, stop: int, ticket: Ticket) -> N
     if match and match[3] not in ("*", str(ticket.size_bytes)):
         raise ObjectChanged(f"{ticket.name}: is {match[3]} bytes long now, {ticket.size_bytes} were planned")
     if not match or int(match[1]) != first or int(match[2]) >= stop:
-        raise Unavailable(
-            f"{ticket.name}: asked for bytes {first}-{stop - 1}, the answer says Content-Range {value!r}"
-        )
+        raise Unavailable(f"{ticket.name}: asked for bytes {first}-{stop - 1}, the answer says Content-Range {value!r}")
 
 
 def _check_whole(response: http.client.HTTPResponse, ticket: Ticket) -> None:
@@ -459,9 +436,7 @@ def _map_network_error(error: Exception, url: str, name: str, deed: str) -> Pens
             f"{name}: cannot {deed}: {host} shows a certificate that is not trusted: {error.verify_message}",
             hint="behind a company proxy, point SSL_CERT_FILE at its certificate authority",
         )
-    reason = (
-        "no byte for too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    )
+    reason = "no byte for too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
     return Unavailable(f"{name}: cannot {deed}: {host}: {reason}")
 
 
@@ -504,9 +479,7 @@ def error_for_status(
     if status == 416:
         total = headers.get("content-range", "").rpartition("/")[2]
         if total.isdigit() and size_bytes is not None and int(total) != size_bytes:
-            return ObjectChanged(
-                f"{name}: is {total} bytes long now, {size_bytes} were planned", hint="run it again"
-            )
+            return ObjectChanged(f"{name}: is {total} bytes long now, {size_bytes} were planned", hint="run it again")
     if status == 507:
         return NoSpace(text)
     if status in (408, 409, 416) or status >= 500 or code in _TRANSIENT_CODES:

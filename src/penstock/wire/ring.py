@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 from threading import Condition
 from types import TracebackType
+from typing import Self
 
 from penstock.errors import UsageError
 from penstock.units import MiB, format_bytes
@@ -34,7 +35,7 @@ class Slot:
         """One holder less; with the last the slot goes back."""
         self._ring.put_back(self)
 
-    def __enter__(self) -> Slot:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -44,7 +45,7 @@ class Slot:
 
 
 class Ring:
-    """`total_bytes // slot_bytes` slots of `slot_bytes` (rounded up to pages). Raises UsageError if that is below one."""
+    """`total_bytes // slot_bytes` slots of `slot_bytes` (rounded up to pages). Raises UsageError below one."""
 
     def __init__(self, total_bytes: int, slot_bytes: int) -> None:
         slot_bytes = max(mmap.PAGESIZE, -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
@@ -61,9 +62,7 @@ class Ring:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         whole = memoryview(self._memory)
-        self._free = [
-            Slot(self, whole[n * slot_bytes : (n + 1) * slot_bytes]) for n in reversed(range(count))
-        ]
+        self._free = [Slot(self, whole[n * slot_bytes : (n + 1) * slot_bytes]) for n in reversed(range(count))]
 
     def take(self, *, timeout_s: float | None = None) -> Slot | None:
         """A slot with one holder; waits for one to come back; None after `timeout_s`."""
