@@ -2,7 +2,7 @@
 
 Speed, one core of the measuring machine: sha256 1.3 to 1.9 GB/s (SHA-NI), crc32c 5 to 14 GB/s.
 MD5 (0.8) is never used.
-`update` and `crc32c` take any contiguous buffer, writable ones included, copy nothing, and release the interpreter lock.
+`update` and `crc32c` take any contiguous buffer, writable ones included, copy nothing, release the interpreter lock.
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""Pace: how fast, how patiently, and when to stop. Shared by all lanes of a hop; decides, never moves a byte."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from threading import Event, Lock
+from typing import Final, TypeVar
+
+from penstock.errors import Denied, RateLimited, Retryable, TicketExpired
+
+T = TypeVar("T")
+
+GIVE_UP_S: Final = 90.0  # without one byte of progress; a typed error then comes within 120 s, the last try included
+MAX_HOLD_S: Final = 900.0  # a service that asks for a longer wait gets an error instead
+_FIRST_BACKOFF_S: Final = 0.25
+_LONGEST_BACKOFF_S: Final = 15.0  # no gap above 20 s without a try
+_REFUSALS: Final = 3  # of fresh tickets in a row, then it is no expiry
+_LIMITS_IN_A_ROW: Final = 12
+
+
+class Stopped(BaseException):
+    """Raised inside lanes once the hop is to end; nobody outside `wire` sees it."""
+
+
+def backoff_s(failures: int, jitter: float) -> float:
+    """Seconds before try `failures + 1` (failures >= 1); `jitter` in [0, 1) spreads it over the upper half."""
+    return float(min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (failures - 1)) * (0.5 + jitter / 2))
+
+
+class Pace:
+    """One hop's patience and limits. Safe from any thread.
+
+    `max_bytes_per_s`: of bytes read from the source, None for no limit. `retries`: by error code, for the report.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes_per_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._max_bytes_per_s = max_bytes_per_s
+        self._clock = clock
+        self._stop = Event()
+        self._sleep = sleep or self._stop.wait
+        self._jitter = jitter
+        self._lock = Lock()
+        self._due = 0.0
+        self._held: dict[str, float] = {}
+        self.retries: Counter[str] = Counter()
+        self.held_s = 0.0
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask every lane to end at its next step."""
+        self._stop.set()
+
+    def check(self) -> None:
+        """Raise Stopped once `stop` was called."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def spend(self, count: int) -> None:
+        """Account for `count` bytes read; blocks as long as the limit asks; raises Stopped."""
+        if self._stop.is_set():
+            raise Stopped
+        if self._max_bytes_per_s is None:
+            return
+        with self._lock:
+            now = self._clock()
+            self._due = max(self._due, now) + count / self._max_bytes_per_s
+            wait_s = self._due - now
+        if wait_s > 0.01:
+            self._sleep(wait_s)
+            self.check()
+
+    def retry(self, attempt: Callable[[], T], *, service: str = "", progress: Callable[[], object] = lambda: None) -> T:
+        """The result of `attempt`, tried again after Retryable errors while there is reason to hope.
+
+        Any change of `progress()` renews patience. A RateLimited holds every retry of the same `service`. Raises the
+        last error after `GIVE_UP_S` without progress, Denied when fresh tickets are refused again and again.
+        """
+        patience = _Patience(self._clock(), progress())
+        while True:
+            self._await_hold(service, patience)
+            try:
+                return attempt()
+            except Retryable as error:
+                self.check()
+                self.retries[error.code] += 1
+                patience.failed(self._clock(), progress())
+                delay_s = self._decide(error, service, patience)
+            if delay_s > 0:
+                self._sleep(delay_s)
+                self.check()
+
+    def _decide(self, error: Retryable, service: str, patience: _Patience) -> float:
+        """Seconds to wait before the next try; raises what ends the trying."""
+        if isinstance(error, TicketExpired):
+            patience.refused += 1
+            if patience.refused >= _REFUSALS:
+                raise Denied(str(error), hint="the credentials do not allow this") from error
+            return 0.0
+        if isinstance(error, RateLimited):
+            patience.limited += 1
+            wait_s = error.retry_after_s if error.retry_after_s is not None else backoff_s(patience.limited + 2, 0.5)
+            if wait_s > MAX_HOLD_S or patience.limited > _LIMITS_IN_A_ROW:
+                raise error
+            with self._lock:
+                self._held[service] = max(self._held.get(service, 0.0), self._clock() + wait_s)
+            return 0.0
+        delay_s = backoff_s(patience.failures, self._jitter())
+        if patience.spent_s(self._clock()) + delay_s > GIVE_UP_S:
+            error.hint = error.hint or (
+                f"gave up after {patience.failures} tries without progress; the same command goes on where this stopped"
+            )
+            raise error
+        return delay_s
+
+    def _await_hold(self, service: str, patience: _Patience) -> None:
+        while True:
+            self.check()
+            wait_s = self._held.get(service, 0.0) - self._clock()
+            if wait_s <= 0:
+                return
+            self._sleep(wait_s)
+            with self._lock:
+                self.held_s += wait_s
+            patience.since += wait_s
+
+    def holding_s(self) -> float:
+        """Seconds that some service still asked to wait; 0 when none did."""
+        return max([0.0, *(until - self._clock() for until in list(self._held.values()))])
+
+
+class _Patience:
+    """What one retried operation has been through."""
+
+    def __init__(self, now: float, progress: object) -> None:
+        self.since = now
+        self.seen = progress
+        self.failures = self.refused = self.limited = 0
+
+    def failed(self, now: float, progress: object) -> None:
+        if progress != self.seen:
+            self.since, self.seen = now, progress
+            self.failures = self.refused = self.limited = 0
+        self.failures += 1
+
+    def spent_s(self, now: float) -> float:
+        return now - self.since
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flow:
+    """One lane's connection over the last look: bytes per second while it read, and how old the connection is."""
+
+    lane: int
+    bytes_per_s: float
+    age_s: float
+    redials: int
+
+
+_SLOW_SHARE: Final = 0.25  # of the fastest; CDN edges come in 8.7 and 67 MB/s kinds (xet-core#821)
+_YOUNG_S: Final = 1.0
+_LONGEST_TRUST_S: Final = 32.0
+
+
+def choose_slow(flows: Sequence[Flow]) -> list[int]:
+    """Lanes whose connection is so much slower than the best that another edge is worth dialling.
+
+    A connection gets 1 s to show itself, twice as long after each redial of its lane: where all edges are alike, or the
+    spread has other reasons, dialling dies down.
+    """
+    best = max((flow.bytes_per_s for flow in flows), default=0.0)
+    return [
+        flow.lane
+        for flow in flows
+        if flow.bytes_per_s < best * _SLOW_SHARE and flow.age_s >= min(_LONGEST_TRUST_S, _YOUNG_S * 1.5**flow.redials)
+    ]
+
+
+class Governor:
+    """How many lanes: more as long as more of them move more bytes, then no further."""
+
+    def __init__(self, first: int, most: int) -> None:
+        self.lanes = min(first, most)
+        self._most = most
+        self._best = 0.0
+        self._disappointments = 0
+
+    def advise(self, bytes_per_s: float) -> int:
+        """Lanes to run next, given what the present ones moved over the last period; never fewer than before."""
+        if bytes_per_s > self._best * 1.1:
+            self._best = bytes_per_s
+            self._disappointments = 0
+        else:
+            self._disappointments += 1
+        if self._disappointments < 2 and bytes_per_s > 0:
+            self.lanes = min(self._most, self.lanes + max(1, self.lanes // 2))
+        return self.lanes

@@ -1,0 +1,205 @@
+"""The pump: lanes inside a block. Whoever runs it gets all of them back, and the first error."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from threading import Lock, Thread
+from typing import Final, TypeVar
+
+from penstock.errors import TicketExpired
+from penstock.wire.http import Connections, Dialer, Transfer
+from penstock.wire.pace import Flow, Governor, Pace, Stopped, choose_slow
+from penstock.wire.ticket import PartTicket, Reply, TicketBox
+
+T = TypeVar("T")
+STAGES: Final = ("read", "hash", "send", "wait")
+
+_TICK_S: Final = 0.1
+_LOOK_S: Final = 0.5  # between looks at the connections' speed
+_GOVERN_S: Final = 2.0
+_FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
+_JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
+_JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
+
+
+class Lane:
+    """One worker: its connections, and what it did so far. Seconds and bytes are for its own thread to write.
+
+    `seconds`: by stage; `stage`: what it does now ("" when idle).
+    """
+
+    def __init__(self, index: int, dialer: Dialer, pace: Pace) -> None:
+        self.index = index
+        self.pace = pace
+        self.connections = Connections(dialer, on_read=self._count_read, on_sent=self._count_sent)
+        self.read_bytes = 0
+        self.sent_bytes = 0
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.stage = ""
+        self.redials = 0
+
+    def fetch(self, box: TicketBox, start: int, view: memoryview, *, service: str = "source") -> None:
+        """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes."""
+        transfer = Transfer(view)
+        stale = None
+
+        def attempt() -> None:
+            nonlocal stale
+            ticket = box.get(stale=stale)
+            stale = None
+            try:
+                self.connections.read_range(ticket, start, transfer)
+            except TicketExpired:
+                stale = ticket
+                raise
+
+        with self.in_stage("read"):
+            self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
+
+    def send(self, mint: Callable[[], PartTicket], body: memoryview, *, service: str = "destination") -> Reply:
+        """Send `body` as the part that `mint` gives a ticket for, however many tries that takes."""
+        with self.in_stage("send"):
+            return self.pace.retry(lambda: self.connections.send_part(mint(), body), service=service)
+
+    def call(self, function: Callable[[], T], *, service: str = "destination") -> T:
+        """A small request of a store, with the same patience."""
+        with self.in_stage("wait"):
+            return self.pace.retry(function, service=service)
+
+    @contextlib.contextmanager
+    def in_stage(self, stage: str) -> Iterator[None]:
+        """Time spent inside counts for `stage`; the innermost stage has it."""
+        outer, began = self.stage, time.perf_counter()
+        self.stage = stage
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[stage] += spent
+            if outer:
+                self.seconds[outer] -= spent
+            self.stage = outer
+
+    def _count_read(self, count: int) -> None:
+        self.read_bytes += count
+        self.pace.spend(count)
+
+    def _count_sent(self, count: int) -> None:
+        self.sent_bytes += count
+        self.pace.check()
+
+
+Task = Callable[[Lane], None]
+
+
+class Pump:
+    """Lanes that take tasks until none is left.
+
+    `lanes`: a fixed number, or None to begin with four and add more, up to `most`, while that moves more bytes.
+    """
+
+    def __init__(self, *, dialer: Dialer, pace: Pace, lanes: int | None, most: int) -> None:
+        self._dialer = dialer
+        self._pace = pace
+        self._governor = Governor(lanes or _FIRST_LANES, most)
+        self._adaptive = lanes is None
+        self._errors: list[BaseException] = []
+        self._lock = Lock()
+        self._looks: dict[int, tuple[float, int]] = {}
+        self._threads: list[Thread] = []
+        self.lanes: list[Lane] = []
+
+    def run(self, take: Callable[[Lane], Task | None], *, tick: Callable[[], None] = lambda: None) -> None:
+        """Call `take` and then the task it gives, in every lane, until it gives None; then return.
+
+        `tick` runs in the calling thread about ten times a second. The first error of a lane, or one of `tick`, stops
+        all lanes and is raised; so does KeyboardInterrupt, within 2 s.
+        """
+        try:
+            self._control(take, tick)
+        except BaseException:
+            self._end(_JOIN_S)
+            raise
+        if self._errors:
+            self._end(_JOIN_AFTER_ERROR_S)
+            raise self._errors[0]
+
+    def _control(self, take: Callable[[Lane], Task | None], tick: Callable[[], None]) -> None:
+        looked = governed = time.monotonic()
+        moved = 0
+        self._start_lanes(take)
+        while not self._errors and any(thread.is_alive() for thread in self._threads):
+            self._threads[next((n for n, t in enumerate(self._threads) if t.is_alive()), 0)].join(_TICK_S)
+            tick()
+            now = time.monotonic()
+            if now - looked >= _LOOK_S:
+                looked = now
+                self._redial_slow(now)
+            if self._adaptive and now - governed >= _GOVERN_S:
+                total = self.read_bytes
+                self._governor.advise((total - moved) / (now - governed))
+                moved, governed = total, now
+                self._start_lanes(take)
+
+    def _start_lanes(self, take: Callable[[Lane], Task | None]) -> None:
+        while len(self.lanes) < self._governor.lanes:
+            lane = Lane(len(self.lanes), self._dialer, self._pace)
+            thread = Thread(target=self._work, args=(lane, take), name=f"lane-{lane.index}", daemon=True)
+            self.lanes.append(lane)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, lane: Lane, take: Callable[[Lane], Task | None]) -> None:
+        try:
+            while (task := take(lane)) is not None:
+                task(lane)
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001  it travels: run() raises it
+            with self._lock:
+                self._errors.append(error)
+            self._pace.stop()
+        finally:
+            lane.stage = ""
+            lane.connections.close()
+
+    def _redial_slow(self, now: float) -> None:
+        flows = []
+        for lane in self.lanes:
+            before = self._looks.get(lane.index)
+            reading = lane.stage == "read"
+            self._looks[lane.index] = (now, lane.read_bytes if reading else -1)
+            if not reading or before is None or before[1] < 0:
+                continue
+            rate = (lane.read_bytes - before[1]) / (now - before[0])
+            flows.append(Flow(lane.index, rate, now - lane.connections.dialled_at, lane.redials))
+        for index in choose_slow(flows):
+            lane = self.lanes[index]
+            if lane.stage == "read" and not self._pace.holding_s():
+                lane.redials += 1
+                lane.connections.interrupt()
+
+    def _end(self, patience_s: float) -> None:
+        self._pace.stop()
+        deadline = time.monotonic() + patience_s
+        for thread in self._threads:
+            while thread.is_alive() and time.monotonic() < deadline:
+                for lane in self.lanes:
+                    lane.connections.interrupt()
+                thread.join(_TICK_S)
+
+    @property
+    def read_bytes(self) -> int:
+        """From the source, by all lanes, retries included."""
+        return sum(lane.read_bytes for lane in self.lanes)
+
+    @property
+    def sent_bytes(self) -> int:
+        """To the sink, by all lanes, retries included."""
+        return sum(lane.sent_bytes for lane in self.lanes)
+
+    def seconds(self) -> dict[str, float]:
+        """Lane seconds by stage."""
+        return {stage: sum(lane.seconds[stage] for lane in self.lanes) for stage in STAGES}
