@@ -23,7 +23,10 @@ from penstock.errors import UsageError
 
 Scheme = Literal["hf", "gs", "s3", "az", "https", "http", "file"]
 
-EXAMPLES: Final = "hf://org/name@revision, gs://bucket/prefix, s3://bucket/prefix, az://container/prefix, https://host/path or /a/folder"
+EXAMPLES: Final = (
+    "hf://org/name@revision, gs://bucket/prefix, s3://bucket/prefix, az://container/prefix, "
+    "https://host/path or /a/folder"
+)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}", re.ASCII)  # GCS allows 222 with dots, S3 63

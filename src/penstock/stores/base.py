@@ -76,7 +76,7 @@ class Reader(Protocol):
         """The place, without secrets."""
 
     def origin(self) -> Origin:
-        """What this place says of the model in it: the Hub its repository, commit and licence; others only their ref."""
+        """What this place says of the model in it: the Hub repository, commit, licence; others only their ref."""
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Every object below the key prefix `under` (a folder, no trailing slash), in any order, any depth.

@@ -134,17 +134,24 @@ def _open_tls(env: Mapping[str, str]) -> ssl.SSLContext:
 class Connections:
     """The connections of one lane. Not for several threads, but for `interrupt`, which ends what the lane waits for.
 
-    `received`, `sent`: bytes so far, for whoever watches. `spend`: called with each step's byte count; may block.
+    `on_read`, `on_sent`: called with each step's byte count; they may block (a rate limit) or raise (a stop).
+    `dialled_at`: monotonic seconds of the last connection made.
     """
 
-    def __init__(self, dialer: Dialer, *, spend: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        on_read: Callable[[int], None] = lambda _: None,
+        on_sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._dialer = dialer
-        self._spend = spend
+        self._on_read = on_read
+        self._on_sent = on_sent
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
         self._files: dict[str, FileRange] = {}
         self._current: http.client.HTTPConnection | None = None
         self._ignored_ranges = 0
-        self.dialled = 0
         self.dialled_at = 0.0
 
     # -- reading
@@ -181,7 +188,7 @@ class Connections:
         while transfer.done < len(transfer.view):
             count = file.read_into(start + transfer.done, transfer.view[transfer.done :])
             transfer.done += count
-            self._spend(count)
+            self._on_read(count)
 
     def _read_http(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
         first = start + transfer.done
@@ -223,7 +230,7 @@ class Connections:
             if not count:
                 raise Unavailable(f"{ticket.name}: the body ended after {transfer.done} of {len(view)} bytes")
             transfer.done += count
-            self._spend(count)
+            self._on_read(count)
 
     def _read_encoded(self, response: http.client.HTTPResponse, ticket: Ticket, start: int, transfer: Transfer) -> None:
         """A small text file that came compressed although we asked for identity (the Hub's front does this)."""
@@ -241,7 +248,7 @@ class Connections:
                 raise ObjectChanged(f"{ticket.name}: more than the {ticket.size_bytes} bytes that were planned")
             transfer.view[transfer.done : transfer.done + len(plain)] = plain
             transfer.done += len(plain)
-            self._spend(len(plain))
+            self._on_read(len(plain))
         if transfer.done != len(transfer.view):
             received, transfer.done = transfer.done, 0  # a compressed body has no middle to go on from
             raise Unavailable(f"{ticket.name}: {received} of {ticket.size_bytes} bytes after decoding")
@@ -256,7 +263,7 @@ class Connections:
         """
         if ticket.url.startswith("file:"):
             reply = write_part(ticket, body)
-            self._spend(len(body))
+            self._on_sent(len(body))
             return reply
         try:
             response = self._send_http(ticket, body)
@@ -297,7 +304,7 @@ class Connections:
         for at in range(0, len(body), _STEP_BYTES):
             step = body[at : at + _STEP_BYTES]
             connection.send(step)
-            self._spend(len(step))
+            self._on_sent(len(step))
 
     # -- connections
 
@@ -343,7 +350,6 @@ class Connections:
             connection.connect()
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open[origin] = connection
-            self.dialled += 1
             self.dialled_at = time.monotonic()
         _set_timeout(connection, NO_BYTE_TIMEOUT_S)
         self._current = connection
