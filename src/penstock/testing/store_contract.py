@@ -536,14 +536,18 @@ class StoreContract(ReaderContract):
 
     # Tickets and copies.
 
-    @pytest.mark.parametrize("content", [b"new", b"longer than before", b""])
-    def test_ticket_is_pinned(self, store: Store, wire: Connections, content: bytes) -> None:
+    @pytest.mark.parametrize("data", [b"new", b"longer than before", b""], ids=["same size", "longer", "empty"])
+    def test_ticket_is_pinned(self, store: Store, wire: Connections, data: bytes) -> None:
         """A ticket never reads another content than the one it was minted for."""
         ticket = store.read_ticket(store.put("a", b"old"))
-        assert read(wire, ticket, 0, 3) == b"old"
-        store.put("a", content)
+        store.put("a", data)
         with pytest.raises(ObjectChanged):
             read(wire, ticket, 0, 3)
+
+    def test_new_ticket_reads_the_new_content(self, store: Store, wire: Connections) -> None:
+        """A lane that has read the old content reads the new one with a new ticket."""
+        assert read(wire, store.read_ticket(store.put("a", b"old")), 0, 3) == b"old"
+        assert read(wire, store.read_ticket(store.put("a", b"new")), 0, 3) == b"new"
 
     def test_ticket_of_a_deleted_object(self, store: Store, wire: Connections) -> None:
         """A ticket of an object that is gone raises NotFound, when minted or when read."""

@@ -149,7 +149,7 @@ class Connections:
         self._on_read = on_read
         self._on_sent = on_sent
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
-        self._files: dict[str, FileRange] = {}
+        self._files: dict[tuple[str, str | None], FileRange] = {}
         self._current: http.client.HTTPConnection | None = None
         self._ignored_ranges = 0
         self.dialled_at = 0.0
@@ -180,11 +180,12 @@ class Connections:
             raise
 
     def _read_file(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
-        file = self._files.get(ticket.url)
+        planned = ticket.url, ticket.identity  # a file replaced since has another identity and must be opened again
+        file = self._files.get(planned)
         if file is None:
             for old in self._files.values():
                 old.close()
-            self._files = {ticket.url: (file := FileRange(ticket))}
+            self._files = {planned: (file := FileRange(ticket))}
         while transfer.done < len(transfer.view):
             count = file.read_into(start + transfer.done, transfer.view[transfer.done :])
             transfer.done += count
