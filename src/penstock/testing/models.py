@@ -87,7 +87,7 @@ def write_model(
 
 
 def _choose_llama(size_bytes: int, hidden: int | None) -> _Llama:
-    """The Llama whose bf16 weights come closest to `size_bytes` from below: whole layers, the vocabulary takes the rest."""
+    """The Llama whose bf16 weights come closest to `size_bytes` from below: whole layers first, then vocabulary."""
     for candidate in (hidden,) if hidden else _HIDDEN_SIZES:
         if candidate < 64 or candidate & (candidate - 1):
             raise ValueError(f"hidden={candidate} is not a power of two from 64")
