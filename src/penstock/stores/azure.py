@@ -567,7 +567,7 @@ class AzureStore:
         """Drop uncommitted blocks: make an empty blob and delete just that one. Never touches a committed blob."""
         blob = self._blob(key)
         try:
-            made = blob.commit_block_list([], etag="*", match_condition=MatchConditions.IfMissing)
+            made = blob.commit_block_list([], match_condition=MatchConditions.IfMissing)
             blob.delete_blob(etag=str(made["etag"]), match_condition=MatchConditions.IfNotModified)
         except AzureError as error:
             if _status(error) not in (404, 409, 412):
@@ -588,7 +588,7 @@ class AzureStore:
             else:
                 etag = self._copy_blocks(source, info, key)
         except AzureError as error:
-            if _code(error) in _CANNOT_COPY or _status(error) == 501:
+            if _code(error) in _CANNOT_COPY and _status(error) not in (404, 412):
                 return None
             raise self._map_error(error, "copy", f"{source.ref.under(info.key)} to {self._name(key)}") from None
         return ObjectInfo(key=key, size_bytes=info.size_bytes, version=etag)
@@ -672,7 +672,7 @@ class AzureStore:
             return NotFound(text)
         if code == "InvalidBlockList":
             return UploadGone(text, hint="another upload of this name was finished, or it is over a week old")
-        if code in ("SourceConditionNotMet", "CannotVerifyCopySource") or (status == 412 and deed == "read"):
+        if status == 412 and deed in ("read", "copy"):
             return ObjectChanged(f"{name}: changed since it was planned", hint="run it again")
         if status == 412 or code in ("BlobAlreadyExists", "UnauthorizedBlobOverwrite"):
             return AlreadyExists(text)
@@ -706,9 +706,7 @@ class AzureStore:
 _FOREIGN: Final = "foreign"  # the upload of another program, whose blocks say nothing
 _BUSY: Final = frozenset({"ServerBusy", "IngressLimitExceeded", "EgressLimitExceeded", "TooManyRequests"})
 # Azure may write here and yet not read there: a firewall, a key that is not allowed, another cloud.
-_CANNOT_COPY: Final = frozenset(
-    {"CannotVerifyCopySource", "CopySourceNotAllowed", "APINotImplemented", "InvalidHeaderValue"}
-)
+_CANNOT_COPY: Final = frozenset({"CannotVerifyCopySource", "CopySourceNotAllowed", "APINotImplemented"})
 _HINTS: Final[Mapping[str, str]] = {
     "LeaseIdMissing": "somebody holds a lease on this blob: az storage blob lease break",
     "BlobImmutableDueToPolicy": "the container's immutability policy or legal hold forbids it; write to another prefix",
