@@ -41,7 +41,7 @@ class ModelFacts:
 
     `parameters`: of distinct tensors; None when quantised weights share elements. `parameters_by_dtype`,
     `weight_bytes_by_dtype`: elements and bytes by dtype as safetensors spells it, as stored. `weight_bytes`: all
-    tensors of all files looked at. `context_length`: tokens. `quantisation`: method, with bits where given: `gptq 4 bit`.
+    tensors of all files looked at. `context_length`: tokens. `quantisation`: method, `gptq 4 bit`.
     `needs_remote_code`: the configuration points to code in the repository, or files are there that it could be.
     """
 

@@ -217,7 +217,7 @@ def _parse_path(at: Value) -> str:
 def _parse_chunks(at: Value, size_bytes: int, chunk_bytes: int, crc32c: int) -> tuple[int, ...]:
     count = -(-size_bytes // chunk_bytes)
     if not isinstance(at.value, str) or len(at.value) != 8 * count:
-        raise at.wrong(f"{count} checksums of 8 digits for {size_bytes} bytes in chunks of {chunk_bytes}")
+        raise at.wrong(f"{count} checksums of 8 digits ({size_bytes} bytes, chunk_bytes {chunk_bytes})")
     chunks = unpack_crcs(at.hex(8 * count))
     whole = combine_chunks(chunks, chunk_bytes, size_bytes)
     if whole != crc32c:

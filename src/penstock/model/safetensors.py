@@ -50,7 +50,11 @@ def parse_header(data: bytes | memoryview, *, file_bytes: int, name: str) -> dic
     if header[0] != ord("{"):
         raise VerificationFailed(f"{name}: the header starts with byte {header[0]:#04x}, not with '{{'")
     root = parse_json(header, document=name)
-    tensors = [(key, _parse_tensor(key, at, stop)) for key, at in root.members() if key != METADATA_KEY]
+    entries = ((key, value) for key, value in root.object().items() if key != METADATA_KEY)
+    tensors = [
+        (key, _parse_tensor(key, Value(document=name, path=f"tensor {key!a}", value=value), stop))
+        for key, value in entries
+    ]
     _check_metadata(root)
     tensors.sort(key=lambda item: (item[1].start, item[1].end))
     _check_coverage(tensors, stop, file_bytes, name)
