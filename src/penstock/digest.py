@@ -118,15 +118,19 @@ def _libcrypto() -> ctypes.CDLL | None:
     return None
 
 
-def open_sha256(state: str | None = None) -> Sha256 | None:
-    """A sha256, fresh or from a saved `state`; None if the state was saved by another kind of machine.
-
-    A None says: hash the bytes again from the start.
-    """
+def open_sha256() -> Sha256:
+    """A fresh sha256."""
     lib = _libcrypto()
-    if state is None:
-        return _LibcryptoSha256(lib) if lib else _HashlibSha256()
-    raw = bytes.fromhex(state)
+    return _LibcryptoSha256(lib) if lib else _HashlibSha256()
+
+
+def reopen_sha256(state: str) -> Sha256 | None:
+    """A sha256 that goes on from a saved `state`; None if another kind of machine saved it: hash again then."""
+    lib = _libcrypto()
+    try:
+        raw = bytes.fromhex(state)
+    except ValueError:
+        return None
     if lib is None or not raw.startswith(_STATE_VERSION) or len(raw) != len(_STATE_VERSION) + _SHA256_CTX_BYTES:
         return None
     return _LibcryptoSha256(lib, raw[len(_STATE_VERSION) :])

@@ -112,9 +112,10 @@ class TicketExpired(Retryable):
     code = "ticket_expired"
 
 
-class UploadGone(Retryable):
+class UploadGone(PenstockError):
     """The store no longer knows a multipart upload: completed, aborted or expired. A new one may be begun."""
 
+    exit_code = 9
     code = "upload_gone"
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from penstock._version import __version__
 from penstock.digest import combine_chunks, pack_crcs, unpack_crcs
 from penstock.errors import UsageError
 from penstock.model.dtype import DTYPE_BITS, tensor_bytes
@@ -21,6 +22,7 @@ from penstock.ref import check_file_name
 from penstock.units import MiB
 
 SCHEMA: Final = 1
+TOOL: Final = f"penstock {__version__}"
 MANIFEST_KEY: Final = ".penstock/manifest.json"
 CHUNK_BYTES: Final = 4 * MiB  # guess: small enough to verify a slice, 1.4 MB of checksums for a 700 GB model
 

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from penstock.model.manifest import Origin
+from penstock.model.manifest import CHUNK_BYTES, Origin
 from penstock.ref import Ref
 from penstock.units import MiB
 from penstock.wire.ticket import PartTicket, Reply, Ticket
@@ -66,6 +66,7 @@ class Properties:
     publishes_crc32c: bool = False  # stat reports the crc32c of what was uploaded
     create_only: bool = True  # `put(create_only=True)` is enforced by the place itself
     resumable: bool = True  # an upload id can be gone on with by another process
+    min_rewrite_s: float = 0.0  # seconds between two writes of one object name
 
 
 class Reader(Protocol):
@@ -140,9 +141,9 @@ class Store(Reader, Protocol):
 
 
 def part_bytes_for(size_bytes: int, properties: Properties) -> int:
-    """Part size of a file: max(16 MiB, size / 9000 rounded up to 1 MiB), kept within the store's own bounds.
+    """Part size of a file: max(16 MiB, size / 9000 rounded up to 4 MiB), kept within the store's own bounds.
 
-    Bounds the number of parts by 9,000 of the 10,000 that S3 and GCS allow. Source: docs/concepts/data-plane.md.
+    A whole number of checksum chunks. Bounds the number of parts by 9,000 of the 10,000 that S3 and GCS allow.
     """
-    part = max(16 * MiB, -(-size_bytes // 9000 // MiB) * MiB, properties.min_part_bytes)
-    return min(part, properties.max_part_bytes)
+    part = max(16 * MiB, -(-size_bytes // 9000 // CHUNK_BYTES) * CHUNK_BYTES)
+    return min(max(part, properties.min_part_bytes), properties.max_part_bytes // CHUNK_BYTES * CHUNK_BYTES)

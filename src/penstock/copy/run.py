@@ -1,0 +1,503 @@
+"""The copy itself: describe, plan, own the destination, move, publish. Decides little; the plan has decided."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Any, Final
+
+from penstock.copy.journal import (
+    FileState,
+    Journal,
+    JournalContent,
+    Owner,
+    boot_id,
+    claim,
+    clear_journal,
+    new_owner,
+    read_journal,
+)
+from penstock.copy.plan import CopyPlan, PlannedClone, PlannedFile, plan_copy
+from penstock.copy.publish import point_latest, read_latest, write_manifest
+from penstock.copy.source import SourceModel, read_manifest, read_source
+from penstock.copy.transfer import FileTransfer, Schedule, identity_of
+from penstock.digest import crc32c
+from penstock.errors import PenstockError, UploadGone, UsageError
+from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, tree_sha256
+from penstock.ref import OWN_FOLDER
+from penstock.stores.base import Reader, Store
+from penstock.units import MiB, format_bytes
+from penstock.wire.http import Connections, Dialer, Transfer
+from penstock.wire.pace import Pace
+from penstock.wire.pump import Pump
+from penstock.wire.ring import Ring
+from penstock.wire.ticket import TicketBox
+
+DEFAULT_MEMORY_BYTES: Final = 256 * MiB
+_ATTEMPTS: Final = 3  # a lost multipart upload begins its file again; twice is enough
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to copy. `memory_bytes`: the ring. `lanes`: None lets the pump find out. `max_bytes_per_s`: None is no limit.
+
+    `sibling`: the version before, in the same store, whose unchanged files need not be moved again.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    lanes: int | None = None
+    max_bytes_per_s: float | None = None
+    force: bool = False
+    sibling: Store | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A copy at one moment. `done_bytes` counts what is hashed and sent, and what an earlier run had done."""
+
+    done_bytes: int
+    total_bytes: int
+    files_done: int
+    files_total: int
+    lanes: int
+    retries: int
+    holding_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Observer:
+    """Who watches. `planned` once; `progress` about ten times a second; `note` when there is something to say."""
+
+    planned: Callable[[SourceModel, CopyPlan], None] = lambda _source, _plan: None
+    progress: Callable[[Progress], None] = lambda _progress: None
+    note: Callable[[str], None] = lambda _message: None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CopyReport:
+    """What a copy did. `status`: `copied` or `already_complete`. `moved_bytes`: read from the source, retries included.
+
+    `stage_share`: of the lanes' time, by stage (read, hash, send, wait); `bound_by` names the largest in words.
+    """
+
+    status: str
+    source: str
+    destination: str
+    commit: str | None
+    tree_sha256: str
+    files: int
+    total_bytes: int
+    moved_bytes: int
+    sent_bytes: int
+    resumed_bytes: int
+    kept_files: int
+    cloned_files: int
+    removed_files: int
+    seconds: float
+    lanes: int
+    retries: Mapping[str, int]
+    held_s: float
+    stage_share: Mapping[str, float]
+    bound_by: str
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.moved_bytes / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return dataclasses.asdict(self) | {"bytes_per_s": round(self.bytes_per_s)}
+
+
+def describe_copy(
+    source: Reader, destination: Store, options: Options
+) -> tuple[SourceModel, CopyPlan, Manifest | None]:
+    """What a copy would do now, and the manifest it would find: what `--dry-run` prints. Writes nothing."""
+    model = read_source(source, include=options.include, exclude=options.exclude)
+    previous = read_manifest(destination)
+    content = read_journal(destination)
+    return model, _plan(source, destination, model, options, previous, content), previous
+
+
+def _plan(
+    source: Reader,
+    destination: Store,
+    model: SourceModel,
+    options: Options,
+    previous: Manifest | None,
+    content: JournalContent,
+) -> CopyPlan:
+    listing = {info.key: info for info in destination.list() if not info.key.startswith(f"{OWN_FOLDER}/")}
+    return plan_copy(
+        model.files,
+        properties=destination.properties,
+        memory_bytes=options.memory_bytes,
+        source_manifest=model.manifest,
+        previous=previous,
+        finished=content.finished,
+        present=listing,
+        sibling=read_manifest(options.sibling) if options.sibling else None,
+        server_side=source.ref.scheme == destination.ref.scheme,
+        force=options.force,
+    )
+
+
+def run_versioned(
+    source: Reader,
+    root: Store,
+    options: Options,
+    *,
+    open_under: Callable[[str], Store],
+    dialer: Dialer,
+    observer: Observer = Observer(),
+) -> CopyReport:
+    """Copy to `<root>/<commit>/` and then point `latest` at it, so that no reader ever sees a gap.
+
+    `open_under`: the store at a folder below `root`. Files that the latest version has already are copied inside the
+    store where it can. Raises UsageError for a source without a commit or a manifest, and what `run_copy` raises.
+    """
+    version = _version_name(source)
+    latest = read_latest(root)
+    if latest and latest != version:
+        options = dataclasses.replace(options, sibling=open_under(latest))
+    report = run_copy(source, open_under(version), options, dialer=dialer, observer=observer)
+    if latest != version:
+        point_latest(root, version)
+    return report
+
+
+def _version_name(source: Reader) -> str:
+    commit = source.origin().commit
+    manifest = None if commit else read_manifest(source)
+    if commit or (manifest and manifest.origin.commit):
+        return commit or (manifest and manifest.origin.commit) or ""
+    if manifest is None:
+        raise UsageError(
+            f"{source.ref} has neither a commit nor a manifest, so a version of it has no name",
+            hint=f"write one first with `penstock manifest {source.ref}`, or copy without --versioned",
+        )
+    return f"tree-{tree_sha256(manifest.files)[:40]}"
+
+
+def run_copy(
+    source: Reader,
+    destination: Store,
+    options: Options,
+    *,
+    dialer: Dialer,
+    observer: Observer = Observer(),
+) -> CopyReport:
+    """Copy the model at `source` to `destination`, complete and verified, or leave a journal to go on from.
+
+    Raises any PenstockError; KeyboardInterrupt passes through within 2 s. Safe to run twice at once: one moves the
+    bytes, the other waits and reports `already_complete`.
+    """
+    began = time.monotonic()
+    model = read_source(source, include=options.include, exclude=options.exclude)
+    for warning in model.warnings:
+        observer.note(warning)
+    previous = read_manifest(destination)
+    _check_destination(destination, model, previous, options)
+    with new_owner() as owner:
+        for attempt in range(_ATTEMPTS):
+            copy = _Copy(source, destination, model, options, dialer, observer, owner, began)
+            try:
+                return copy.run(previous)
+            except UploadGone as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                observer.note(f"{error}; that file begins again")
+                previous = read_manifest(destination)
+    raise AssertionError("unreachable")
+
+
+def _check_destination(destination: Store, model: SourceModel, previous: Manifest | None, options: Options) -> None:
+    """Refuse to replace another model."""
+    if previous is None or options.force:
+        return
+    before, now = previous.origin, model.origin
+    if before.repo != now.repo if before.repo and now.repo else before.ref != now.ref:
+        raise UsageError(
+            f"{destination.ref} holds another model: {before.repo or before.ref}, not {now.repo or now.ref}",
+            hint="choose another prefix, or replace it with --force",
+        )
+
+
+class _Copy:
+    """One attempt. Also the ledger that its files report to."""
+
+    def __init__(
+        self,
+        source: Reader,
+        destination: Store,
+        model: SourceModel,
+        options: Options,
+        dialer: Dialer,
+        observer: Observer,
+        owner: Owner,
+        began: float,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._model = model
+        self._options = options
+        self._dialer = dialer
+        self._observer = observer
+        self._owner = owner
+        self._began = began
+        self._lock = Lock()
+        self._entries: dict[str, ManifestFile] = {}
+        self._files: list[FileTransfer] = []
+        self._cloned = 0
+        self._pace = Pace(max_bytes_per_s=options.max_bytes_per_s)
+        self._created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self._journal = Journal(destination, owner, origin=model.origin, created_at=self._created_at)
+
+    # -- the order of things
+
+    def run(self, previous: Manifest | None) -> CopyReport:
+        plan = self._make_plan(previous, JournalContent(finished={}, states={}))
+        if self._is_complete(previous, plan):
+            self._observer.planned(self._model, plan)
+            return self._report("already_complete", plan, None)
+        self._destination.check_writable(plan.move_bytes)
+        if not self._claim():
+            return self._report("already_complete", plan, None)
+        content = read_journal(self._destination)
+        previous = read_manifest(self._destination)
+        plan = self._make_plan(previous, content)
+        self._observer.planned(self._model, plan)
+        if previous is not None:
+            if self._is_complete(previous, plan):
+                clear_journal(self._destination)
+                return self._report("already_complete", plan, None)
+            self._destination.delete(MANIFEST_KEY)  # no reader trusts a prefix that is being changed
+        pump = self._move(plan, content)
+        self._publish(plan)
+        return self._report("copied", plan, pump)
+
+    def _make_plan(self, previous: Manifest | None, content: JournalContent) -> CopyPlan:
+        plan = _plan(self._source, self._destination, self._model, self._options, previous, content)
+        self._entries = {file.path: file for file in plan.keep}
+        return plan
+
+    def _is_complete(self, previous: Manifest | None, plan: CopyPlan) -> bool:
+        """Nothing is to be done: the manifest there is the one this copy would write."""
+        if previous is None or plan.move or plan.clone or plan.remove:
+            return False
+        return previous.origin.commit == self._model.origin.commit
+
+    def _claim(self) -> bool:
+        waited = 0
+
+        def on_wait(owner: Owner, silent_s: float) -> None:
+            nonlocal waited
+            if waited % 10 == 0:
+                share = owner.done_bytes / owner.total_bytes if owner.total_bytes else 0.0
+                self._observer.note(
+                    f"another copy into {self._destination.ref} is under way (host {owner.host}, process {owner.pid}, "
+                    f"{share:.0%}, last sign {silent_s:.0f} s ago); waiting for it"
+                )
+            waited += 1
+
+        def is_complete() -> bool:
+            previous = read_manifest(self._destination)
+            return previous is not None and self._is_complete(
+                previous, self._make_plan(previous, JournalContent(finished={}, states={}))
+            )
+
+        return claim(self._destination, self._owner, is_complete=is_complete, on_wait=on_wait)
+
+    def _move(self, plan: CopyPlan, content: JournalContent) -> Pump:
+        ring = Ring(plan.ring_bytes, plan.slot_bytes)
+        pump = Pump(dialer=self._dialer, pace=self._pace, lanes=self._lanes(ring.slots), most=min(ring.slots, 64))
+        move = [*plan.move, *self._clone_all(plan)]
+        states = self._usable_states(move, content)
+        self._abort_strays(move, states)
+        self._files = [
+            FileTransfer(file, self._source, self._destination, self, state=states.get(file.path)) for file in move
+        ]
+        resumed = sum(file.resumed_bytes for file in self._files)
+        if resumed or (content.finished and plan.keep):
+            self._observer.note(
+                f"going on where an earlier copy stopped: {len(plan.keep)} files are there, and "
+                f"{format_bytes(resumed)} of others"
+            )
+        with self._journal:
+            pump.run(Schedule(self._files, ring).take, tick=lambda: self._tick(plan, pump))
+        return pump
+
+    def _lanes(self, slots: int) -> int | None:
+        return None if self._options.lanes is None else max(1, min(self._options.lanes, slots))
+
+    def _clone_all(self, plan: CopyPlan) -> list[PlannedFile]:
+        """Copy inside the store what it can copy; give back what has to be moved after all."""
+        left = []
+        for clone in plan.clone:
+            entry = self._clone(clone)
+            if entry:
+                self._entries[entry.path] = entry
+            else:
+                left.append(clone.fallback)
+        return left
+
+    def _clone(self, clone: PlannedClone) -> ManifestFile | None:
+        entry, info = clone.entry, clone.fallback.source
+        if clone.place == "sibling":
+            assert self._options.sibling
+            place: Reader = self._options.sibling
+            info = self._pace.retry(lambda: place.stat(entry.path), service="destination")
+        else:
+            place = self._source
+        made = self._pace.retry(lambda: self._destination.copy_object(place, info, entry.path), service="destination")
+        if made is None:
+            return None
+        if made.size_bytes != entry.size_bytes or made.crc32c not in (None, entry.crc32c):
+            self._destination.delete(entry.path)
+            self._observer.note(f"{entry.path}: the store's own copy differs; moved through this machine instead")
+            return None
+        self._cloned += 1
+        return dataclasses.replace(entry, version=made.version)
+
+    # -- resuming
+
+    def _usable_states(self, move: Sequence[PlannedFile], content: JournalContent) -> dict[str, FileState]:
+        """Progress of earlier runs that belongs to this very content and still holds."""
+        usable = {}
+        for file in move:
+            state = content.states.get(file.path)
+            if (
+                state
+                and state.identity == identity_of(file)
+                and state.upload.key == file.path
+                and state.upload.size_bytes == file.size_bytes
+                and state.upload.part_bytes == file.part_bytes
+                and not self._options.force
+                and self._still_holds(state)
+            ):
+                usable[file.path] = state
+        return usable
+
+    def _still_holds(self, state: FileState) -> bool:
+        """Where parts can be read back, they are, if this machine started anew since; else the store keeps its word."""
+        if state.boot == boot_id():
+            return True
+        ticket = self._destination.upload_ticket(state.upload)
+        if ticket is None:
+            return True
+        connections, box = Connections(self._dialer), TicketBox(lambda: ticket)
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        try:
+            for index, expected in enumerate(state.chunk_crc32c):
+                start = index * CHUNK_BYTES
+                view = buffer[: min(CHUNK_BYTES, state.upload.size_bytes - start)]
+                connections.read_range(box.get(), start, Transfer(view))
+                if crc32c(view) != expected:
+                    return False
+        except PenstockError:
+            return False
+        finally:
+            connections.close()
+        return True
+
+    def _abort_strays(self, move: Sequence[PlannedFile], states: Mapping[str, FileState]) -> None:
+        """Abort unfinished uploads of these files that nobody goes on with; buckets bill for them."""
+        keys = {file.path for file in move}
+        wanted = {(state.upload.key, state.upload.id) for state in states.values()}
+        strays = [upload for upload in self._destination.list_uploads() if upload.key in keys]
+        for upload in strays:
+            if (upload.key, upload.id) not in wanted:
+                self._destination.abort_upload(upload)
+
+    # -- the ledger
+
+    def touch(self, file: FileTransfer) -> None:
+        self._journal.touch(file)
+
+    def finish(self, file: ManifestFile) -> None:
+        self._journal.finish(file)
+        with self._lock:
+            self._entries[file.path] = file
+
+    def forget(self, path: str) -> None:
+        self._journal.forget(path)
+
+    def note(self, message: str) -> None:
+        self._observer.note(message)
+
+    def _tick(self, plan: CopyPlan, pump: Pump) -> None:
+        if self._journal.error:
+            raise self._journal.error
+        done = sum(file.done_bytes for file in self._files)
+        self._journal.done_bytes = done
+        self._observer.progress(
+            Progress(
+                done_bytes=plan.total_bytes - sum(file.plan.size_bytes for file in self._files) + done,
+                total_bytes=plan.total_bytes,
+                files_done=len(self._entries),
+                files_total=len(self._model.files),
+                lanes=sum(1 for lane in pump.lanes if lane.stage),
+                retries=sum(self._pace.retries.values()),
+                holding_s=self._pace.holding_s(),
+            )
+        )
+
+    # -- the end
+
+    def _publish(self, plan: CopyPlan) -> None:
+        """Remove what the new revision no longer has, then write the manifest: from here on the model is there."""
+        for path in plan.remove:
+            self._destination.delete(path)
+        manifest = Manifest(
+            origin=self._model.origin,
+            created_at=self._created_at,
+            tool=TOOL,
+            files=tuple(self._entries[info.key] for info in sorted(self._model.files, key=lambda info: info.key)),
+        )
+        write_manifest(self._destination, manifest)
+        clear_journal(self._destination)
+
+    def _report(self, status: str, plan: CopyPlan, pump: Pump | None) -> CopyReport:
+        seconds = pump.seconds() if pump else {}
+        busy = sum(seconds.values()) or 1.0
+        return CopyReport(
+            status=status,
+            source=self._model.ref,
+            destination=str(self._destination.ref),
+            commit=self._model.origin.commit,
+            tree_sha256=tree_sha256(self._entries.values()),
+            files=len(self._model.files),
+            total_bytes=self._model.total_bytes,
+            moved_bytes=pump.read_bytes if pump else 0,
+            sent_bytes=pump.sent_bytes if pump else 0,
+            resumed_bytes=sum(file.resumed_bytes for file in self._files),
+            kept_files=len(plan.keep),
+            cloned_files=self._cloned,
+            removed_files=len(plan.remove) if pump else 0,
+            seconds=round(time.monotonic() - self._began, 3),
+            lanes=len(pump.lanes) if pump else 0,
+            retries=dict(self._pace.retries),
+            held_s=round(self._pace.held_s, 1),
+            stage_share={stage: round(spent / busy, 3) for stage, spent in seconds.items()},
+            bound_by=_bound_by(seconds, limited=self._options.max_bytes_per_s is not None),
+        )
+
+
+_BOUND: Final = {
+    "read": "the source (lanes waited for its bytes)",
+    "send": "the destination (lanes waited for it to take bytes)",
+    "hash": "this machine's processor (sha256)",
+    "wait": "small requests and free slots",
+}
+
+
+def _bound_by(seconds: Mapping[str, float], *, limited: bool) -> str:
+    if not seconds or not any(seconds.values()):
+        return "nothing: there was nothing to move"
+    stage = max(seconds, key=lambda stage: seconds[stage])
+    return "--max-rate" if limited and stage == "read" else _BOUND[stage]
