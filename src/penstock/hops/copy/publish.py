@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from penstock.copy.journal import JOURNAL_FOLDER, clear_journal
-from penstock.copy.source import read_manifest
+from penstock.hops.copy.journal import JOURNAL_FOLDER, clear_journal
+from penstock.hops.copy.source import read_manifest
 from penstock.errors import AlreadyExists, NotFound, VerificationFailed
 from penstock.model.manifest import MANIFEST_KEY, Manifest, dump_manifest, tree_sha256
 from penstock.ref import OWN_FOLDER, check_file_name

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final
 
-from penstock.copy.journal import (
+from penstock.hops.copy.journal import (
     FileState,
     Journal,
     JournalContent,
@@ -20,10 +20,10 @@ from penstock.copy.journal import (
     new_owner,
     read_journal,
 )
-from penstock.copy.plan import CopyPlan, PlannedClone, PlannedFile, plan_copy
-from penstock.copy.publish import point_latest, read_latest, write_manifest
-from penstock.copy.source import SourceModel, read_manifest, read_source
-from penstock.copy.transfer import FileTransfer, Schedule, identity_of
+from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile, plan_copy
+from penstock.hops.copy.publish import point_latest, read_latest, write_manifest
+from penstock.hops.copy.source import SourceModel, read_manifest, read_source
+from penstock.hops.copy.transfer import FileTransfer, Schedule, identity_of
 from penstock.digest import crc32c
 from penstock.errors import PenstockError, UploadGone, UsageError
 from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, tree_sha256
