@@ -18,25 +18,42 @@ from pathlib import Path
 import pytest
 from azure.core.credentials import AccessToken
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
+
 from servers import START_TIMEOUT_S, free_port, require, running
 
 ACCOUNT = "penstocktest"
+OTHER_ACCOUNT = "penstockother"
 KEY = base64.b64encode(b"the key of a test server, no secret").decode()
 CONTAINER = "models"
-OTHER_CONTAINER = "others"
+PUBLIC_CONTAINER = "public"
 MINT_SAS = ContainerSasPermissions(read=True, add=True, create=True, write=True, delete=True, list=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Azurite:
-    """A running server with two empty containers. `env`: of a client that trusts its certificate, without credentials."""
+    """A running server with two accounts of the same key, empty containers in both, and one that all may read.
 
-    endpoint: str
+    `env`: of a client that trusts its certificate, without credentials.
+    """
+
+    url: str
     env: Mapping[str, str]
 
     @property
-    def connection_string(self) -> str:
-        return f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={self.endpoint};"
+    def endpoint(self) -> str:
+        """Of the first account."""
+        return f"{self.url}/{ACCOUNT}"
+
+    def connection_string(self, account: str = ACCOUNT) -> str:
+        return f"AccountName={account};AccountKey={KEY};BlobEndpoint={self.url}/{account};"
+
+    def open_service(self, account: str = ACCOUNT) -> BlobServiceClient:
+        """The SDK's client, to see and do what the store does not."""
+        return BlobServiceClient(
+            f"{self.url}/{account}",
+            credential={"account_name": account, "account_key": KEY},
+            connection_verify=self.env.get("SSL_CERT_FILE", True),
+        )
 
     def mint_sas(
         self, permission: ContainerSasPermissions = MINT_SAS, *, lifetime_s: float = 3600, container: str = CONTAINER
@@ -60,6 +77,7 @@ class StaticCredential:
         claims = {
             "aud": "https://storage.azure.com",
             "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
+            "iat": now,
             "nbf": now - 60,
             "exp": now + int(self._lifetime_s),
             "jti": str(self.fetched),
@@ -72,7 +90,9 @@ class StaticCredential:
 def find_azurite() -> str | None:
     """The `azurite-blob` program, or None."""
     here = Path(__file__).parent.parent / ".tools" / "node_modules" / ".bin"
-    return os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob") or shutil.which("azurite-blob", path=str(here))
+    return (
+        os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob") or shutil.which("azurite-blob", path=str(here))
+    )
 
 
 @contextlib.contextmanager
@@ -83,21 +103,21 @@ def azurite(folder: Path, *, tls: bool = False) -> Iterator[Azurite]:
     port, log = free_port(), folder / "azurite.log"
     command = [str(program), "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     command += ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    accounts = f"{ACCOUNT}:{KEY};{OTHER_ACCOUNT}:{KEY}"
     env: dict[str, str] = {}
     if tls:
         cert, key, authority = _make_certificate(folder)
         command += ["--cert", str(cert), "--key", str(key), "--oauth", "basic"]
         env["SSL_CERT_FILE"] = str(authority)
-    with running(command, log, env={**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}) as process:
+    with running(command, log, env={**os.environ, "AZURITE_ACCOUNTS": accounts}) as process:
         _wait_for_port(port, process, log)
-        endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{port}/{ACCOUNT}"
-        credential = {"account_name": ACCOUNT, "account_key": KEY}
-        with BlobServiceClient(
-            endpoint, credential=credential, connection_verify=env.get("SSL_CERT_FILE", True)
-        ) as service:
+        server = Azurite(url=f"{'https' if tls else 'http'}://127.0.0.1:{port}", env=env)
+        with server.open_service() as service:
             service.create_container(CONTAINER)
-            service.create_container(OTHER_CONTAINER)
-        yield Azurite(endpoint=endpoint, env=env)
+            service.create_container(PUBLIC_CONTAINER, public_access="container")
+        with server.open_service(OTHER_ACCOUNT) as service:
+            service.create_container(CONTAINER)
+        yield server
 
 
 def _make_certificate(folder: Path) -> tuple[Path, Path, Path]:

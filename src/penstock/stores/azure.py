@@ -57,7 +57,7 @@ try:
         BlobProperties,
         BlobSasPermissions,
         BlobServiceClient,
-        ExponentialRetry,
+        LinearRetry,
         generate_blob_sas,
     )
 except ImportError as error:
@@ -252,25 +252,42 @@ class _BearerAuth:
     )
 
     def __init__(self, credential: TokenCredential) -> None:
-        self.credential = credential
+        self._credential = credential
         self._lock = Lock()
         self._token: AccessToken | None = None
 
     def grant(self, container: str, blob: str, *, write: bool) -> _Grant:  # noqa: ARG002  one token opens all
-        token = self._fresh()
+        token = self.get_token(_SCOPE)
         return _Grant(headers={"Authorization": f"Bearer {token.token}"}, expires_at=float(token.expires_on))
 
-    def _fresh(self) -> AccessToken:
+    def get_token(self, *scopes: str, claims: str | None = None, **_: object) -> AccessToken:
+        """The SDK asks here too: one token for all, and its retries do not repeat a sign-in that cannot succeed.
+
+        `claims`: what the service's challenge asks for, in a new token. Raises Denied, Unavailable.
+        """
         with self._lock:
-            if self._token is None or self._token.expires_on - _TOKEN_EARLY_S < time.time():
-                self._token = self.credential.get_token(_SCOPE)
-            return self._token
+            token = self._token
+            if token is None or claims or token.expires_on - _TOKEN_EARLY_S < time.time():
+                token = self._token = self._sign_in(*scopes, claims=claims)
+            return token
+
+    def _sign_in(self, *scopes: str, claims: str | None) -> AccessToken:
+        try:
+            return self._credential.get_token(*scopes, claims=claims)
+        except ClientAuthenticationError as error:
+            raise Denied(
+                f"cannot sign in to Azure: {str(error).partition(chr(10))[0]}",
+                hint="run `az login`, or set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; "
+                "for public data AZURE_STORAGE_ANONYMOUS=1",
+            ) from error
+        except AzureError as error:
+            raise Unavailable(f"cannot sign in to Azure: {_innermost(error) or type(error).__name__}") from error
 
     def check_may_write(self) -> None:
         """Only the service knows its roles."""
 
     def close(self) -> None:
-        close = getattr(self.credential, "close", None)
+        close = getattr(self._credential, "close", None)
         if close is not None:
             close()
 
@@ -326,7 +343,7 @@ def _default_credential() -> TokenCredential:
 def _open_service(settings: Settings, auth: _Auth, env: Mapping[str, str]) -> BlobServiceClient:
     credential: TokenCredential | dict[str, str] | str | None = settings.sas
     if isinstance(auth, _BearerAuth):
-        credential = auth.credential
+        credential = auth
     elif settings.key:
         credential = {"account_name": settings.account, "account_key": settings.key}
     bundle = env.get("SSL_CERT_FILE") or env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE")
@@ -338,7 +355,7 @@ def _open_service(settings: Settings, auth: _Auth, env: Mapping[str, str]) -> Bl
         connection_verify=bundle or True,
         max_single_put_size=GET_LIMIT_BYTES,  # a put is one request, so nobody sees a half of it
         # The default waits 15 s before it tries again; who calls us retries too.
-        retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, random_jitter_range=1, retry_total=2),
+        retry_policy=LinearRetry(backoff=1, random_jitter_range=1, retry_total=2),
     )
 
 
@@ -683,13 +700,7 @@ class AzureStore:
         return PenstockError(text)
 
     def _map_unanswered(self, error: AzureError, deed: str, name: str) -> PenstockError:
-        """No answer from the service: no token, or no connection."""
-        if isinstance(error, ClientAuthenticationError):
-            return Denied(
-                f"{name}: cannot {deed}: no credentials for Azure were found",
-                hint="run `az login`, or set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; "
-                "for public data AZURE_STORAGE_ANONYMOUS=1",
-            )
+        """No answer from the service."""
         reason = _innermost(error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             return Denied(
