@@ -190,7 +190,7 @@ class S3Store:
                 for found in page.get("Contents", ()):
                     if not found["Key"].endswith("/"):
                         yield ObjectInfo(
-                            key=self._relative(found["Key"]), size_bytes=found["Size"], version=found["ETag"]
+                            key=self._relative(found["Key"]), size_bytes=found["Size"], version=_version(found["ETag"])
                         )
 
     def stat(self, key: str) -> ObjectInfo:
@@ -238,7 +238,7 @@ class S3Store:
         condition = {"IfNoneMatch": "*"} if create_only else {}
         with _mapped("write", name):
             answer = self._put(Key=self._key(key), Body=data, ChecksumCRC32C=_encode_crc(crc), **condition)
-        return ObjectInfo(key=key, size_bytes=len(data), version=answer["ETag"], crc32c=self._published(crc))
+        return ObjectInfo(key=key, size_bytes=len(data), version=_version(answer["ETag"]), crc32c=self._published(crc))
 
     def _put(self, **arguments: Any) -> Any:
         for _ in range(_CONFLICTS):
@@ -308,34 +308,36 @@ class S3Store:
         crcs, etags = _parse_receipts(receipts)
         if not upload.id:
             crc = self._published(crcs[0])
-            return ObjectInfo(key=upload.key, size_bytes=upload.size_bytes, version=etags[0], crc32c=crc)
+            return ObjectInfo(key=upload.key, size_bytes=upload.size_bytes, version=_version(etags[0]), crc32c=crc)
         whole = _combine(crcs, upload)
         try:
             with _mapped("finish the upload of", name):
-                etag = self._complete(upload, crcs, etags, whole)
+                self._complete(upload, crcs, etags, whole)
         except UploadGone:
             with contextlib.suppress(NotFound):  # a first completion may have succeeded and its answer been lost
                 info = self.stat(upload.key)
                 if (info.crc32c, info.size_bytes) == (whole, upload.size_bytes):
                     return info
             raise
-        return ObjectInfo(key=upload.key, size_bytes=upload.size_bytes, version=etag, crc32c=self._published(whole))
+        info = self.stat(upload.key)  # some servers answer with another ETag than the object then has
+        if info.size_bytes != upload.size_bytes or info.crc32c not in (None, whole):
+            raise VerificationFailed(f"{name}: sent were {upload.size_bytes} bytes of crc32c {whole:08x}, it is {info}")
+        return info
 
-    def _complete(self, upload: Upload, crcs: Sequence[int], etags: Sequence[str], whole: int) -> str:
+    def _complete(self, upload: Upload, crcs: Sequence[int], etags: Sequence[str], whole: int) -> None:
         plain = upload.id.startswith(_PLAIN)
         parts = [
             {"PartNumber": number, "ETag": etag} | ({} if plain else {"ChecksumCRC32C": _encode_crc(crc)})
             for number, (crc, etag) in enumerate(zip(crcs, etags, strict=True), 1)
         ]
         proof = {} if plain else {"ChecksumType": "FULL_OBJECT", "ChecksumCRC32C": _encode_crc(whole)}
-        answer = self._call(
+        self._call(
             "complete_multipart_upload",
             Key=self._key(upload.key),
             UploadId=_upload_id(upload),
             MultipartUpload={"Parts": parts},
             **proof,
         )
-        return str(answer["ETag"])
 
     def abort_upload(self, upload: Upload) -> None:
         """As the contract says."""
@@ -484,7 +486,14 @@ def _bucket_region(client: Any, bucket: str) -> str | None:
 
 
 def _info(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
-    return ObjectInfo(key=key, size_bytes=answer["ContentLength"], version=answer["ETag"], crc32c=_whole_crc(answer))
+    return ObjectInfo(
+        key=key, size_bytes=answer["ContentLength"], version=_version(answer["ETag"]), crc32c=_whole_crc(answer)
+    )
+
+
+def _version(etag: str) -> str:
+    """An ETag with its quotes; rclone leaves them out of listings."""
+    return '"' + etag.strip('"') + '"'
 
 
 def _whole_crc(answer: Mapping[str, Any]) -> int | None:

@@ -172,6 +172,8 @@ class Connections:
             self._read_http(ticket, start, transfer)
         except (OSError, http.client.HTTPException) as error:
             self._drop_current()
+            if isinstance(error, PenstockError):  # NotFound is a FileNotFoundError too
+                raise
             raise _map_network_error(
                 error, ticket.url, ticket.name, f"read from byte {start + transfer.done}"
             ) from error
@@ -202,7 +204,7 @@ class Connections:
         if response.status not in (200, 206):
             raise self._status_error(response, ticket.name, "read", size_bytes=ticket.size_bytes)
         skip = 0
-        if response.status == 206:
+        if response.status == 206 or "Content-Range" in response.headers:  # rclone serves ranges with status 200
             _check_content_range(response.headers.get("Content-Range", ""), first, stop, ticket)
         elif response.headers.get("Content-Encoding", "identity") not in ("identity", ""):
             self._read_encoded(response, ticket, start, transfer)
@@ -259,8 +261,8 @@ class Connections:
     def send_part(self, ticket: PartTicket, body: memoryview) -> Reply:
         """Send `body` as one request and return the answer, always 2xx.
 
-        Raises: Denied, NotFound, AlreadyExists, NoSpace (permanent); Unavailable, TicketExpired, RateLimited,
-        UploadGone (retryable, from the start of the body).
+        Raises: Denied, NotFound, AlreadyExists, NoSpace, UploadGone (permanent); Unavailable, TicketExpired,
+        RateLimited (retryable, from the start of the body).
         """
         if ticket.url.startswith("file:"):
             reply = write_part(ticket, body)
@@ -275,6 +277,8 @@ class Connections:
                 self._drop_current()
         except (OSError, http.client.HTTPException) as error:
             self._drop_current()
+            if isinstance(error, PenstockError):  # NotFound is a FileNotFoundError too
+                raise
             raise _map_network_error(error, ticket.url, ticket.name, "send") from error
         except BaseException:
             self._drop_current()
@@ -502,6 +506,7 @@ _TRANSIENT_CODES: Final = frozenset(
         "RequestTimeout",
         "IncompleteBody",
         "InvalidDigest",
+        "CrcMismatch",
         "Md5Mismatch",
         "Crc64Mismatch",
     }
