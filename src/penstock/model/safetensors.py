@@ -50,18 +50,16 @@ def parse_header(data: bytes | memoryview, *, file_bytes: int, name: str) -> dic
     if header[0] != ord("{"):
         raise VerificationFailed(f"{name}: the header starts with byte {header[0]:#04x}, not with '{{'")
     root = parse_json(header, document=name)
-    entries = ((key, value) for key, value in root.object().items() if key != METADATA_KEY)
-    tensors = [
-        (key, _parse_tensor(key, Value(document=name, path=f"tensor {key!a}", value=value), stop))
-        for key, value in entries
-    ]
+    entries = root.object().items()
+    tensors = [(key, _parse_tensor(key, value, name, stop)) for key, value in entries if key != METADATA_KEY]
     _check_metadata(root)
     tensors.sort(key=lambda item: (item[1].start, item[1].end))
     _check_coverage(tensors, stop, file_bytes, name)
     return dict(tensors)
 
 
-def _parse_tensor(key: str, at: Value, data_start: int) -> Tensor:
+def _parse_tensor(key: str, value: object, name: str, data_start: int) -> Tensor:
+    at = Value(document=name, path=f"tensor {key!a}", value=value)
     match at.value:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass
