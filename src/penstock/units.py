@@ -47,7 +47,7 @@ def format_duration(seconds: float) -> str:
     """`0.42 s`, `38 s`, `4 min 07 s`, `2 h 05 min`."""
     if seconds < 10:
         return f"{seconds:.2g} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest_s = divmod(round(seconds), 60)
     if minutes < 60:
