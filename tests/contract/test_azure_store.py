@@ -15,8 +15,18 @@ import pytest
 from azure.identity import ChainedTokenCredential, EnvironmentCredential
 from azure.storage.blob import ContainerSasPermissions
 
-from azurite import ACCOUNT, CONTAINER, KEY, OTHER_ACCOUNT, PUBLIC_CONTAINER, Azurite, StaticCredential, azurite
-from penstock.errors import AlreadyExists, Denied, NotFound, Unavailable, UploadGone, UsageError
+from azurite import (
+    ACCOUNT,
+    CONTAINER,
+    KEY,
+    OTHER_ACCOUNT,
+    PUBLIC_CONTAINER,
+    Azurite,
+    StaticCredential,
+    azurite,
+    copying_azurite,
+)
+from penstock.errors import AlreadyExists, Denied, NotFound, ObjectChanged, Unavailable, UploadGone, UsageError
 from penstock.ref import Ref, parse_ref
 from penstock.stores import azure as azure_module
 from penstock.stores.azure import AzureStore, open_azure, parse_settings
@@ -250,6 +260,37 @@ def test_copy_that_the_service_cannot_do_is_left_to_the_caller(
     source, destination = opener(), opener()
     assert destination.copy_object(source, source.put("a", b"data"), "b") is None
     assert list(destination.list()) == []
+
+
+@pytest.fixture
+def copying_store(
+    server: Azurite, opener: Callable[..., AzureStore], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AzureStore]:
+    """A store where copies go block by block, 1,000 bytes each."""
+    monkeypatch.setattr(azure_module, "_COPY_WHOLE_BYTES", 0)
+    monkeypatch.setattr(azure_module, "_COPY_BLOCK_BYTES", 1000)
+    with copying_azurite(server) as url:
+        yield opener(
+            make_ref(), {**sas_env(server, server.mint_sas()), "AZURE_STORAGE_BLOB_ENDPOINT": f"{url}/{ACCOUNT}"}
+        )
+
+
+def test_large_copy_goes_block_by_block(
+    copying_store: AzureStore, store: AzureStore, opener: Callable[..., AzureStore]
+) -> None:
+    """What one call cannot copy is put together of ranges, each in its place, and published at once."""
+    data = make_bytes(3_500)
+    assert copying_store.copy_object(store, store.put("a", data), "b") is not None
+    assert opener(copying_store.ref).get("b") == data
+
+
+def test_large_copy_is_pinned(copying_store: AzureStore, store: AzureStore, opener: Callable[..., AzureStore]) -> None:
+    """A source that changed, or is gone, is no source, and nothing is published."""
+    info = store.put("a", make_bytes(3_500))
+    store.put("a", make_bytes(3_500, seed=1))
+    with pytest.raises(ObjectChanged):
+        copying_store.copy_object(store, info, "b")
+    assert list(opener(copying_store.ref).list()) == []
 
 
 # Who may do what.
