@@ -176,35 +176,45 @@ def crc32c_chunks(data: memoryview, chunk_bytes: int) -> list[int]:
 _POLYNOMIAL: Final = 0x82F63B78  # Castagnoli, reflected
 
 
-def _gf2_times(matrix: Sequence[int], vector: int) -> int:
-    total = 0
-    row = 0
-    while vector:
-        if vector & 1:
-            total ^= matrix[row]
-        vector >>= 1
-        row += 1
-    return total
+_Operator = tuple[tuple[int, ...], ...]
 
 
-@functools.lru_cache(maxsize=64)
-def _zeros_operator(length_bytes: int) -> tuple[int, ...]:
-    """The matrix that appends `length_bytes` zero bytes to a crc. Source: zlib's crc32_combine, other polynomial."""
-    square: list[int] = [_POLYNOMIAL] + [1 << n for n in range(31)]  # one zero bit
-    for _ in range(3):
-        square = [_gf2_times(square, row) for row in square]  # one zero byte
-    result = [1 << n for n in range(32)]
-    while length_bytes:
-        if length_bytes & 1:
-            result = [_gf2_times(square, row) for row in result]
-        square = [_gf2_times(square, row) for row in square]
-        length_bytes >>= 1
-    return tuple(result)
+def _apply(operator: _Operator, crc: int) -> int:
+    """A linear map of 32 bits, written as what each of the four bytes contributes."""
+    low, second, third, high = operator
+    return low[crc & 255] ^ second[crc >> 8 & 255] ^ third[crc >> 16 & 255] ^ high[crc >> 24]
+
+
+def _tabulate(rows: Sequence[int]) -> _Operator:
+    """The operator that maps bit n to `rows[n]`."""
+    tables: list[tuple[int, ...]] = []
+    for byte in range(4):
+        table = [0]
+        for row in rows[8 * byte : 8 * byte + 8]:
+            table += [row ^ entry for entry in table]
+        tables.append(tuple(table))
+    return tuple(tables)
+
+
+@functools.cache
+def _append_zeros(log2_bytes: int) -> _Operator:
+    """The operator that appends `2**log2_bytes` zero bytes to a crc. Source: zlib's crc32_combine, other polynomial."""
+    if log2_bytes == 0:
+        rows = [1 << bit for bit in range(32)]
+        for _ in range(8):
+            rows = [row >> 1 ^ (_POLYNOMIAL if row & 1 else 0) for row in rows]
+        return _tabulate(rows)
+    half = _append_zeros(log2_bytes - 1)
+    return _tabulate([_apply(half, _apply(half, 1 << bit)) for bit in range(32)])
 
 
 def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
-    """The crc32c of A + B from those of A and B and the length of B in bytes."""
-    return _gf2_times(_zeros_operator(second_bytes), first) ^ second
+    """The crc32c of A + B from those of A and B and the length of B in bytes. A power of two takes one step."""
+    while second_bytes:
+        lowest_bit = second_bytes & -second_bytes
+        first = _apply(_append_zeros(lowest_bit.bit_length() - 1), first)
+        second_bytes ^= lowest_bit
+    return first ^ second
 
 
 def combine_chunks(crcs: Sequence[int], chunk_bytes: int, size_bytes: int) -> int:

@@ -167,8 +167,10 @@ junk = st.recursive(
     max_leaves=5,
 )
 known = st.sampled_from(
-    """architectures _class_name model_type dtype torch_dtype vocab_size n_layer head_dim quantization_config
-    text_config tie_word_embeddings auto_map max_position_embeddings""".split()
+    [
+        *("architectures", "_class_name", "model_type", "dtype", "torch_dtype", "vocab_size", "n_layer", "head_dim"),
+        *("quantization_config", "text_config", "tie_word_embeddings", "auto_map", "max_position_embeddings"),
+    ]
 )
 
 

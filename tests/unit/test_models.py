@@ -117,7 +117,7 @@ def test_the_same_arguments_write_the_same_bytes_and_another_seed_others(tmp_pat
 def test_no_two_mebibytes_are_the_same(tmp_path: Path) -> None:
     folder = write_model(tmp_path, size_bytes=40 * MiB, hidden=1024)
     blocks = [
-        found["data"][at : at + MiB]
+        bytes(found["data"][at : at + MiB])
         for name, found in tensors_of(folder).items()
         if "norm" not in name
         for at in range(0, len(found["data"]) - MiB + 1, MiB)
