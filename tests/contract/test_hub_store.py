@@ -263,10 +263,14 @@ def test_missing_revision_is_named(open_at: Open) -> None:
         open_at("hf://org/name@v9").list()
 
 
-def test_login_comes_from_the_first_place_that_has_one(hub: HubEmulator, open_at: Open, tmp_path: Path) -> None:
+def test_login_comes_from_the_first_place_that_has_one(
+    hub: HubEmulator, open_at: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add_model("org/private", CONTENT, private=True)
     saved = tmp_path / "token"
     saved.write_text("hf_friend\n")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     empty: dict[str, str] = {}
     for env in (
         {"HF_TOKEN": "hf_friend", "HUGGING_FACE_HUB_TOKEN": "hf_wrong"},
@@ -282,6 +286,19 @@ def test_login_comes_from_the_first_place_that_has_one(hub: HubEmulator, open_at
     ):
         with pytest.raises(NotFound):
             open_at("hf://org/private", **env).origin()
+
+
+def test_login_of_this_process_is_the_clients_own(
+    hub: HubEmulator, open_at: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    (tmp_path / "token").write_text("hf_friend\n")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    hub.add_model("org/private", CONTENT, private=True)
+    assert open_at("hf://org/private", HF_HOME=str(tmp_path)).origin().repo == "org/private"
 
 
 def test_token_that_no_header_can_carry_is_refused_unseen(open_at: Open) -> None:
@@ -333,6 +350,15 @@ def test_redirect_within_the_hub_is_followed_with_the_token(hub: HubEmulator, op
     assert store.get("model.safetensors") == CONTENT["model.safetensors"]
 
 
+def test_mirror_that_sends_files_to_another_hub_is_followed_without_the_token(hub: HubEmulator, open_at: Open) -> None:
+    with HubEmulator() as other:
+        other.add_model("org/name", CONTENT)
+        target = f"{other.url}/org/name/resolve/main/model.safetensors"
+        hub.front.faults.add(Status(308, {"Location": target}), path="/resolve/")
+        assert open_at(token="hf_friend").get("model.safetensors") == CONTENT["model.safetensors"]
+        assert not any(logged.authorized for logged in other.front.requests + other.cdn.requests)
+
+
 # -- expiry
 
 
@@ -344,7 +370,8 @@ def test_expired_url_is_minted_again_once() -> None:
         info = store.stat("model.safetensors")
         box = TicketBox(lambda: store.read_ticket(info), clock=lambda: now[0])
         ticket = box.get()
-        assert ticket.expires_at == int(now[0] + 300)
+        assert ticket.expires_at is not None
+        assert abs(ticket.expires_at - (now[0] + 300)) <= 1
         assert _read(ticket, 0, 10) == CONTENT["model.safetensors"][:10]
         now[0] += 301
         with pytest.raises(TicketExpired):
@@ -359,6 +386,16 @@ def test_revoked_url_is_minted_again_by_get(hub: HubEmulator, open_at: Open) -> 
     rule = hub.cdn.faults.add(Status(403), times=1)
     assert open_at().get("model.safetensors") == CONTENT["model.safetensors"]
     assert rule.hits == 1
+
+
+def test_expiry_is_by_our_clock_where_the_hubs_is_another() -> None:
+    with HubEmulator(clock=lambda: time.time() + 7200, url_lifetime_s=3600) as hub:
+        hub.add_model("org/name", CONTENT)
+        store = open_hub(parse_ref("hf://org/name"), {"HF_ENDPOINT": hub.url})
+        ticket = store.read_ticket(store.stat("model.safetensors"))
+        assert ticket.expires_at is not None
+        assert abs(ticket.expires_at - (time.time() + 3600)) < 10
+        store.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from penstock.testing.faults import Edges, Faults, FlipByte, IgnoreRange, ResetAfter, Status
+from penstock.testing.faults import Edges, Faults, FlipByte, Gzip, IgnoreRange, ResetAfter, Status, TruncateAfter
 
 
 def _fired(faults: Faults, count: int, target: str = "/a") -> list[bool]:
@@ -46,6 +46,14 @@ def test_flip_waits_for_the_range_that_holds_its_byte() -> None:
     assert faults.choose("GET", "/", (0, 10)) is None
     assert faults.choose("GET", "/", (11, None)) is None
     assert faults.choose("GET", "/", (10, 11)) == FlipByte(10)
+
+
+def test_head_does_not_use_up_what_spoils_bodies() -> None:
+    for effect in (FlipByte(0), TruncateAfter(0), Gzip()):
+        faults = Faults()
+        faults.add(effect, times=1)
+        assert faults.choose("HEAD", "/", None) is None
+        assert faults.choose("GET", "/", None) == effect
 
 
 def test_ignore_range_matches_ranged_requests_only() -> None:

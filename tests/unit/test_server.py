@@ -220,6 +220,22 @@ def test_stall_of_some_seconds_goes_on(server: Server, client: http.client.HTTPC
     assert _get(client) == (200, DATA)
 
 
+def test_stall_of_an_upload_goes_on_with_nothing_lost(server: _Objects, client: http.client.HTTPConnection) -> None:
+    rule = server.faults.add(StallAfter(5000, seconds=0.05), method="PUT", times=1)
+    began = time.monotonic()
+    assert _put(client, DATA) == 201
+    assert time.monotonic() - began >= 0.05
+    assert server.put == [DATA]
+    assert rule.hits == 1
+
+
+@pytest.mark.parametrize("line", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
+def test_what_is_not_http_is_400(server: Server, line: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(line)
+        assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
 def test_delay_comes_before_the_answer(server: Server, client: http.client.HTTPConnection) -> None:
     server.faults.add(Delay(0.05))
     began = time.monotonic()

@@ -114,8 +114,8 @@ Effect = (
 class Edges:
     """What sort of edge a connection meets, decided once, when it is accepted.
 
-    `slow_share`, `hole_share`: fractions of connections that are capped at `slow_bytes_per_s` each way of the
-    answer, or accepted and never answered. The n-th connection of a seed is always the same sort.
+    `slow_share`, `hole_share`: fractions of connections whose answers are capped at `slow_bytes_per_s`, or that are
+    accepted and never answered. The n-th connection of a seed is always the same sort.
     """
 
     slow_share: float = 0.0
@@ -167,7 +167,7 @@ class Rule:
         """Whether this request is one to spoil; counts it. Called under the lock of the rules."""
         if self._times is not None and self.hits >= self._times:
             return False
-        if self._method not in (None, method) or not self._path.search(target) or not self._fits(span):
+        if self._method not in (None, method) or not self._path.search(target) or not self._fits(method, span):
             return False
         self._matches += 1
         if self._matches <= self._after or rng.random() >= self._probability:
@@ -175,7 +175,9 @@ class Rule:
         self.hits += 1
         return True
 
-    def _fits(self, span: tuple[int, int | None] | None) -> bool:
+    def _fits(self, method: str, span: tuple[int, int | None] | None) -> bool:
+        if method == "HEAD" and isinstance(self.effect, FlipByte | TruncateAfter | Gzip):
+            return False
         if isinstance(self.effect, IgnoreRange | WrongContentRange):
             return span is not None
         if isinstance(self.effect, FlipByte) and span is not None:
@@ -205,7 +207,8 @@ class Faults:
     ) -> Rule:
         """Spoil requests of `method` whose path and query hold the regular expression `path`.
 
-        The first `after` matches pass, at most `times` are spoilt (None: without end), each with `probability`.
+        The first `after` matches pass, at most `times` are spoilt (None: without end), each with `probability`. What
+        spoils only bodies leaves HEAD alone.
         """
         rule = Rule(effect, method=method, path=path, after=after, times=times, probability=probability)
         with self._lock:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import email.utils
 import hashlib
 import hmac
 import json
@@ -285,6 +286,7 @@ class _Front(Server):
         within, limits = self._hub.spend(bucket, token)
         response = self._route(request, segments, token) if within else _error(429, "", "Too Many Requests")
         digest = _sha1(f"{request.connection} {request.target} {self._hub.spent(bucket)}")
+        response.headers["Date"] = email.utils.formatdate(self._hub.clock(), usegmt=True)
         response.headers |= {"X-Request-Id": f"Root=1-{digest[:8]}-{digest[8:32]}", **limits}
         return response
 

@@ -87,15 +87,21 @@ class Body:
         self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         self._left = 0 if self._chunked else int(headers.get("content-length", "0"))
         self._over = not self._chunked and self._left == 0
+        self._put_back = b""
 
     @property
     def over(self) -> bool:
         """Whether all of it was read."""
-        return self._over
+        return self._over and not self._put_back
+
+    def put_back(self, data: bytes) -> None:
+        """Let the next `read` begin with `data`."""
+        self._put_back = data + self._put_back
 
     def read(self, limit: int = sys.maxsize) -> bytes:
         """Up to `limit` bytes; fewer at the end only. Raises Disconnect when the client stops short."""
-        out = bytearray()
+        out = bytearray(self._put_back[:limit])
+        self._put_back = self._put_back[limit:]
         while len(out) < limit and not self._over:
             if self._go_on is not None:
                 next(self._go_on)
@@ -113,6 +119,7 @@ class Body:
 
     def drain(self) -> None:
         """Read the rest and forget it."""
+        self._put_back = b""
         while not self._over:
             self.read(_WRITE_BYTES)
 
@@ -340,7 +347,12 @@ class _Connection:
     def run(self) -> None:
         try:
             while not self._server.stopping.is_set():
-                request = self._read_request()
+                try:
+                    request = self._read_request()
+                except ValueError as error:
+                    body = f"not HTTP: {error}".encode()
+                    self._socket.sendall(_format_head(400, {"Content-Length": str(len(body))}) + body)
+                    return
                 if request is None or not self._exchange(request):
                     return
         except Disconnect as disconnect:
@@ -385,7 +397,7 @@ class _Connection:
             self._server.stopping.wait(effect.seconds)
         if isinstance(effect, ResetAfter | StallAfter) and not request.body.over:
             self._spoil_upload(request, effect, logged)
-            effect = None
+            effect = None  # the answer is not spoilt as well
         if isinstance(effect, IgnoreRange):
             del request.headers["range"]
         if isinstance(effect, Status):
@@ -402,15 +414,11 @@ class _Connection:
         return request.headers.get("connection", "").lower() != "close"
 
     def _spoil_upload(self, request: Request, effect: ResetAfter | StallAfter, logged: Logged) -> None:
-        if isinstance(effect, ResetAfter):
-            request.body.read(effect.body_bytes)
+        received = request.body.read(effect.body_bytes)
+        if isinstance(effect, ResetAfter) or self._server.stopping.wait(effect.seconds):
             self._server.record(logged)
-            raise Disconnect(reset=True)
-        # What was read is lost to the handler, so nobody is to be asked after the pause: the connection just ends.
-        request.body.read(effect.body_bytes)
-        self._server.record(logged)
-        self._server.stopping.wait(effect.seconds)
-        raise Disconnect(reset=False)
+            raise Disconnect(reset=isinstance(effect, ResetAfter))
+        request.body.put_back(received)
 
     def _send(self, request: Request, response: Response, effect: Effect | None, logged: Logged) -> None:
         start = response.start
