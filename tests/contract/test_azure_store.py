@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import secrets
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 from azure.identity import ChainedTokenCredential, EnvironmentCredential
-from azure.storage.blob import ContainerSasPermissions
+from azure.storage.blob import ContainerSasPermissions, ContentSettings
 
 from azurite import (
     ACCOUNT,
@@ -225,6 +226,16 @@ def test_folder_of_a_hierarchical_namespace_is_no_object(store: AzureStore, serv
     for read_it in (store.stat, store.get):
         with pytest.raises(NotFound):
             read_it("folder")
+
+
+def test_stored_bytes_are_read_as_they_lie(store: AzureStore, server: Azurite) -> None:
+    """A blob that somebody marked as gzip is its bytes, whose number the listing says, and not what is in them."""
+    data = gzip.compress(b"penstock" * 100)
+    with server.open_service() as service:
+        blob = service.get_blob_client(CONTAINER, f"{store.ref.path}/a")
+        blob.upload_blob(data, content_settings=ContentSettings(content_encoding="gzip"))
+    assert store.get("a") == data
+    assert store.stat("a").size_bytes == len(data)
 
 
 def test_public_container_is_read_anonymously(opener: Callable[..., AzureStore], server: Azurite) -> None:

@@ -443,7 +443,7 @@ class AzureStore:
     def get(self, key: str) -> bytes:
         """A whole small blob. Raises NotFound, or UsageError above `GET_LIMIT_BYTES`."""
         with self._mapped("read", self._name(key)):
-            download = self._blob(key).download_blob(max_concurrency=1)
+            download = self._blob(key).download_blob(max_concurrency=1, decompress=False)
             if _is_folder(download.properties):
                 raise NotFound(f"{self._name(key)} is a folder")
             if download.size > GET_LIMIT_BYTES:
