@@ -1,5 +1,36 @@
-"""Open model weights from the Hugging Face Hub to a bucket, to a node, into the serving engine."""
+"""Open model weights from the Hugging Face Hub to a bucket, to a node, into the serving engine.
+
+    import penstock
+
+    report = penstock.copy("meta-llama/Meta-Llama-3-8B", "gs://my-bucket/model")
+    penstock.verify("gs://my-bucket/model", deep=True).findings
+
+The functions are those of `penstock.api`, imported when first used: `import penstock` itself costs next to nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from penstock._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from penstock.api import abort, copy, inspect, ls, manifest, plan_copy, verify, write_manifest
+
+__all__ = [
+    "__version__",
+    "abort",
+    "copy",
+    "inspect",
+    "ls",
+    "manifest",
+    "plan_copy",
+    "verify",
+    "write_manifest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from penstock import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

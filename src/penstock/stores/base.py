@@ -69,6 +69,9 @@ class Properties:
     min_rewrite_s: float = 0.0  # seconds between two writes of one object name
 
 
+_ANY: Final = Properties()
+
+
 class Reader(Protocol):
     """A place that can be read."""
 
@@ -140,7 +143,7 @@ class Store(Reader, Protocol):
         """Copy `info` of `source` here without moving its bytes through us; None where that is not possible."""
 
 
-def part_bytes_for(size_bytes: int, properties: Properties) -> int:
+def part_bytes_for(size_bytes: int, properties: Properties = _ANY) -> int:
     """Part size of a file: max(16 MiB, size / 9000 rounded up to 4 MiB), kept within the store's own bounds.
 
     A whole number of checksum chunks. Bounds the number of parts by 9,000 of the 10,000 that S3 and GCS allow.

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import Final
 
+from penstock.errors import AlreadyExists, NotFound, VerificationFailed
 from penstock.hops.copy.journal import JOURNAL_FOLDER, clear_journal
 from penstock.hops.copy.source import read_manifest
-from penstock.errors import AlreadyExists, NotFound, VerificationFailed
 from penstock.model.manifest import MANIFEST_KEY, Manifest, dump_manifest, tree_sha256
 from penstock.ref import OWN_FOLDER, check_file_name
 from penstock.stores.base import Reader, Store
 
+# Points at the version that readers should take, below a place of `--versioned` copies.
 LATEST_KEY: Final = f"{OWN_FOLDER}/latest.json"
+
+
+def now_rfc3339() -> str:
+    """The time, UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
+from penstock.digest import crc32c
+from penstock.errors import PenstockError, UploadGone, UsageError
 from penstock.hops.copy.journal import (
     FileState,
     Journal,
@@ -21,107 +22,29 @@ from penstock.hops.copy.journal import (
     read_journal,
 )
 from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile, plan_copy
-from penstock.hops.copy.publish import point_latest, read_latest, write_manifest
-from penstock.hops.copy.source import SourceModel, read_manifest, read_source
+from penstock.hops.copy.publish import now_rfc3339, point_latest, read_latest, write_manifest
+from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound
+from penstock.hops.copy.source import SourceModel, list_files, read_manifest, read_source
 from penstock.hops.copy.transfer import FileTransfer, Schedule, identity_of
-from penstock.digest import crc32c
-from penstock.errors import PenstockError, UploadGone, UsageError
 from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, tree_sha256
-from penstock.ref import OWN_FOLDER
 from penstock.stores.base import Reader, Store
-from penstock.units import MiB, format_bytes
+from penstock.units import format_bytes
 from penstock.wire.http import Connections, Dialer, Transfer
 from penstock.wire.pace import Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring
 from penstock.wire.ticket import TicketBox
 
-DEFAULT_MEMORY_BYTES: Final = 256 * MiB
 _ATTEMPTS: Final = 3  # a lost multipart upload begins its file again; twice is enough
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to copy. `memory_bytes`: the ring. `lanes`: None lets the pump find out. `max_bytes_per_s`: None is no limit.
-
-    `sibling`: the version before, in the same store, whose unchanged files need not be moved again.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
-    lanes: int | None = None
-    max_bytes_per_s: float | None = None
-    force: bool = False
-    sibling: Store | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """A copy at one moment. `done_bytes` counts what is hashed and sent, and what an earlier run had done."""
-
-    done_bytes: int
-    total_bytes: int
-    files_done: int
-    files_total: int
-    lanes: int
-    retries: int
-    holding_s: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Observer:
-    """Who watches. `planned` once; `progress` about ten times a second; `note` when there is something to say."""
-
-    planned: Callable[[SourceModel, CopyPlan], None] = lambda _source, _plan: None
-    progress: Callable[[Progress], None] = lambda _progress: None
-    note: Callable[[str], None] = lambda _message: None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CopyReport:
-    """What a copy did. `status`: `copied` or `already_complete`. `moved_bytes`: read from the source, retries included.
-
-    `stage_share`: of the lanes' time, by stage (read, hash, send, wait); `bound_by` names the largest in words.
-    """
-
-    status: str
-    source: str
-    destination: str
-    commit: str | None
-    tree_sha256: str
-    files: int
-    total_bytes: int
-    moved_bytes: int
-    sent_bytes: int
-    resumed_bytes: int
-    kept_files: int
-    cloned_files: int
-    removed_files: int
-    seconds: float
-    lanes: int
-    retries: Mapping[str, int]
-    held_s: float
-    stage_share: Mapping[str, float]
-    bound_by: str
-
-    @property
-    def bytes_per_s(self) -> float:
-        return self.moved_bytes / self.seconds if self.seconds else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        return dataclasses.asdict(self) | {"bytes_per_s": round(self.bytes_per_s)}
-
-
-def describe_copy(
-    source: Reader, destination: Store, options: Options
-) -> tuple[SourceModel, CopyPlan, Manifest | None]:
-    """What a copy would do now, and the manifest it would find: what `--dry-run` prints. Writes nothing."""
+def describe_copy(source: Reader, destination: Store, options: Options) -> tuple[SourceModel, CopyPlan]:
+    """What a copy would do now: what `--dry-run` prints. Writes nothing."""
     model = read_source(source, include=options.include, exclude=options.exclude)
     previous = read_manifest(destination)
+    _check_destination(destination, model, previous, options)
     content = read_journal(destination)
-    return model, _plan(source, destination, model, options, previous, content), previous
+    return model, _plan(source, destination, model, options, previous, content)
 
 
 def _plan(
@@ -132,7 +55,6 @@ def _plan(
     previous: Manifest | None,
     content: JournalContent,
 ) -> CopyPlan:
-    listing = {info.key: info for info in destination.list() if not info.key.startswith(f"{OWN_FOLDER}/")}
     return plan_copy(
         model.files,
         properties=destination.properties,
@@ -140,7 +62,7 @@ def _plan(
         source_manifest=model.manifest,
         previous=previous,
         finished=content.finished,
-        present=listing,
+        present={info.key: info for info in list_files(destination)},
         sibling=read_manifest(options.sibling) if options.sibling else None,
         server_side=source.ref.scheme == destination.ref.scheme,
         force=options.force,
@@ -154,7 +76,7 @@ def run_versioned(
     *,
     open_under: Callable[[str], Store],
     dialer: Dialer,
-    observer: Observer = Observer(),
+    observer: Observer,
 ) -> CopyReport:
     """Copy to `<root>/<commit>/` and then point `latest` at it, so that no reader ever sees a gap.
 
@@ -190,7 +112,7 @@ def run_copy(
     options: Options,
     *,
     dialer: Dialer,
-    observer: Observer = Observer(),
+    observer: Observer,
 ) -> CopyReport:
     """Copy the model at `source` to `destination`, complete and verified, or leave a journal to go on from.
 
@@ -255,7 +177,7 @@ class _Copy:
         self._files: list[FileTransfer] = []
         self._cloned = 0
         self._pace = Pace(max_bytes_per_s=options.max_bytes_per_s)
-        self._created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self._created_at = now_rfc3339()
         self._journal = Journal(destination, owner, origin=model.origin, created_at=self._created_at)
 
     # -- the order of things
@@ -484,20 +406,5 @@ class _Copy:
             retries=dict(self._pace.retries),
             held_s=round(self._pace.held_s, 1),
             stage_share={stage: round(spent / busy, 3) for stage, spent in seconds.items()},
-            bound_by=_bound_by(seconds, limited=self._options.max_bytes_per_s is not None),
+            bound_by=describe_bound(seconds, limited=self._options.max_bytes_per_s is not None),
         )
-
-
-_BOUND: Final = {
-    "read": "the source (lanes waited for its bytes)",
-    "send": "the destination (lanes waited for it to take bytes)",
-    "hash": "this machine's processor (sha256)",
-    "wait": "small requests and free slots",
-}
-
-
-def _bound_by(seconds: Mapping[str, float], *, limited: bool) -> str:
-    if not seconds or not any(seconds.values()):
-        return "nothing: there was nothing to move"
-    stage = max(seconds, key=lambda stage: seconds[stage])
-    return "--max-rate" if limited and stage == "read" else _BOUND[stage]

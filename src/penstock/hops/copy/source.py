@@ -40,6 +40,11 @@ def read_manifest(reader: Reader) -> Manifest | None:
     return parse_manifest(data, name=f"{reader.ref}/{MANIFEST_KEY}")
 
 
+def list_files(reader: Reader) -> list[ObjectInfo]:
+    """The objects at a place, Penstock's own folder left out."""
+    return [info for info in reader.list() if info.key.partition("/")[0] != OWN_FOLDER]
+
+
 def read_source(reader: Reader, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> SourceModel:
     """The model at `reader` and its files, chosen by the default rule and the globs.
 
@@ -47,7 +52,7 @@ def read_source(reader: Reader, *, include: Sequence[str] = (), exclude: Sequenc
     when files of a manifest are missing or have another size.
     """
     manifest = None if reader.ref.scheme == "hf" else read_manifest(reader)
-    listing = [info for info in reader.list() if info.key.partition("/")[0] != OWN_FOLDER]
+    listing = list_files(reader)
     if not listing:
         raise NotFound(
             f"{reader.ref}: no files there", hint="check the spelling; `penstock ls` shows what a bucket holds"

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
-from penstock.hops.copy.journal import FileState, boot_id
-from penstock.hops.copy.plan import PlannedFile
 from penstock.digest import combine_chunks, crc32c, crc32c_chunks, open_sha256, reopen_sha256
 from penstock.errors import UploadGone, VerificationFailed
+from penstock.hops.copy.journal import FileState, boot_id
+from penstock.hops.copy.plan import PlannedFile
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile, Tensor
 from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import Reader, Store, Upload

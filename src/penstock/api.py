@@ -1,0 +1,222 @@
+"""Penstock as a library: strings in, reports out. The command line is a skin over these functions.
+
+Each opens what its refs name with credentials from `env` (the process's environment by default), and closes it again.
+All raise PenstockError; `exit_code` and `hint` are on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from penstock.errors import UsageError
+from penstock.hops.copy.adopt import adopt
+from penstock.hops.copy.inspect import Inspection, inspect_model
+from penstock.hops.copy.plan import CopyPlan
+from penstock.hops.copy.publish import abort_copy, read_latest
+from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, CopyReport, Observer, Options
+from penstock.hops.copy.run import describe_copy, run_copy, run_versioned
+from penstock.hops.copy.source import SourceModel, read_manifest
+from penstock.hops.copy.verify import VerifyReport, verify_model
+from penstock.hops.listing import Entry, list_place
+from penstock.model.manifest import Manifest
+from penstock.ref import Ref, parse_ref
+from penstock.stores.base import Reader, Store
+from penstock.stores.open import open_reader, open_store
+from penstock.wire.http import open_dialer
+
+_SILENT = Observer()
+
+
+def resolve(text: str, *, revision: str | None = None, destination: bool = False) -> Ref:
+    """The place that `text` names here: a folder of that name wins over the Hub. Raises UsageError."""
+    ref = parse_ref(text, destination=destination, is_folder=os.path.isdir)
+    if ref.scheme == "file":
+        ref = dataclasses.replace(ref, path=os.path.abspath(Path(ref.path).expanduser()))  # noqa: PTH100  keeps links
+    if revision is not None:
+        if ref.scheme != "hf":
+            raise UsageError(f"--revision is for models on the Hub; {ref} has no revisions")
+        if ref.revision not in (None, revision):
+            raise UsageError(f"{ref} and --revision {revision} name two revisions", hint="give one of them")
+        ref = dataclasses.replace(ref, revision=revision)
+    return ref
+
+
+def copy(
+    source: str,
+    destination: str,
+    *,
+    revision: str | None = None,
+    versioned: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    lanes: int | None = None,
+    max_bytes_per_s: float | None = None,
+    force: bool = False,
+    observer: Observer = _SILENT,
+    env: Mapping[str, str] | None = None,
+) -> CopyReport:
+    """Copy a model, complete and verified, or leave a journal that the same call goes on from.
+
+    `versioned`: into `<destination>/<commit>/`, with a pointer to the latest.
+    """
+    env = os.environ if env is None else env
+    options = _options(include, exclude, memory_bytes, lanes, max_bytes_per_s, force=force)
+    with _reading(source, env, revision=revision) as reader, _writing(destination, env) as store:
+        dialer = open_dialer(env)
+        if not versioned:
+            return run_copy(reader, store, options, dialer=dialer, observer=observer)
+        root = resolve(destination, destination=True)
+        return run_versioned(
+            reader,
+            store,
+            options,
+            open_under=lambda folder: open_store(root.under(folder), env=env),
+            dialer=dialer,
+            observer=observer,
+        )
+
+
+def plan_copy(
+    source: str,
+    destination: str,
+    *,
+    revision: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    force: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> tuple[SourceModel, CopyPlan]:
+    """What `copy` would do now; writes nothing."""
+    env = os.environ if env is None else env
+    options = _options(include, exclude, memory_bytes, None, None, force=force)
+    with _reading(source, env, revision=revision) as reader, _writing(destination, env) as store:
+        return describe_copy(reader, store, options)
+
+
+def abort(destination: str, *, env: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """Throw away an unfinished copy into `destination`: (uploads aborted, journal entries removed)."""
+    with _writing(destination, os.environ if env is None else env) as store:
+        return abort_copy(store)
+
+
+def verify(
+    ref: str,
+    *,
+    deep: bool = False,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    lanes: int | None = None,
+    observer: Observer = _SILENT,
+    env: Mapping[str, str] | None = None,
+) -> VerifyReport:
+    """Check a place against its manifest: names, sizes, versions and the store's checksums; `deep` reads every byte.
+
+    Findings are in the report; raises NotFound where there is no manifest.
+    """
+    env = os.environ if env is None else env
+    with _reading(ref, env) as reader:
+        return verify_model(
+            reader, deep=deep, dialer=open_dialer(env), memory_bytes=memory_bytes, lanes=lanes, observer=observer
+        )
+
+
+def write_manifest(
+    ref: str,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    lanes: int | None = None,
+    force: bool = False,
+    observer: Observer = _SILENT,
+    env: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Adopt a model that somebody else put into a bucket: read it once and write its manifest."""
+    env = os.environ if env is None else env
+    options = _options(include, exclude, memory_bytes, lanes, None, force=force)
+    with _writing(ref, env) as store:
+        return adopt(store, options, dialer=open_dialer(env), observer=observer)
+
+
+def inspect(
+    ref: str,
+    *,
+    revision: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Inspection:
+    """A model's facts from metadata and safetensors headers alone."""
+    env = os.environ if env is None else env
+    with _reading(ref, env, revision=revision) as reader:
+        return inspect_model(reader, dialer=open_dialer(env), include=include, exclude=exclude)
+
+
+def ls(ref: str, *, env: Mapping[str, str] | None = None) -> list[Entry]:
+    """Models, complete or not, and files below a ref, sorted by path."""
+    with _reading(ref, os.environ if env is None else env, latest=False) as reader:
+        return list_place(reader)
+
+
+def manifest(ref: str, *, env: Mapping[str, str] | None = None) -> Manifest | None:
+    """The manifest at a ref; None if there is none."""
+    with _reading(ref, os.environ if env is None else env) as reader:
+        return read_manifest(reader)
+
+
+def _options(
+    include: Sequence[str],
+    exclude: Sequence[str],
+    memory_bytes: int,
+    lanes: int | None,
+    max_bytes_per_s: float | None,
+    *,
+    force: bool,
+) -> Options:
+    if lanes is not None and lanes < 1:
+        raise UsageError(f"--lanes {lanes}: at least one lane has to move the bytes")
+    if max_bytes_per_s is not None and max_bytes_per_s <= 0:
+        raise UsageError("--max-rate has to be above zero", hint="for example --max-rate 100MB")
+    return Options(
+        include=tuple(include),
+        exclude=tuple(exclude),
+        memory_bytes=memory_bytes,
+        lanes=lanes,
+        max_bytes_per_s=max_bytes_per_s,
+        force=force,
+    )
+
+
+@contextlib.contextmanager
+def _reading(
+    text: str, env: Mapping[str, str], *, revision: str | None = None, latest: bool = True
+) -> Iterator[Reader]:
+    """The place `text` names, open; below it the latest version where `--versioned` copies lie."""
+    ref = resolve(text, revision=revision)
+    reader = open_reader(ref, env=env)
+    try:
+        version = read_latest(reader) if latest and ref.scheme not in ("hf", "http", "https") else None
+        if version is None:
+            yield reader
+            return
+    finally:
+        reader.close()
+    inner = open_reader(ref.under(version), env=env)
+    try:
+        yield inner
+    finally:
+        inner.close()
+
+
+@contextlib.contextmanager
+def _writing(text: str, env: Mapping[str, str]) -> Iterator[Store]:
+    store = open_store(resolve(text, destination=True), env=env)
+    try:
+        yield store
+    finally:
+        store.close()

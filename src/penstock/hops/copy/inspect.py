@@ -1,0 +1,121 @@
+"""A model's facts from metadata and safetensors headers alone: no weight is read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any, Final
+
+from penstock.errors import VerificationFailed
+from penstock.hops.copy.source import SourceModel, read_source
+from penstock.model.facts import ModelFacts, describe
+from penstock.model.manifest import Tensor
+from penstock.model.safetensors import header_bytes, parse_header
+from penstock.stores.base import ObjectInfo, Reader
+from penstock.units import KiB
+from penstock.wire.http import Dialer
+from penstock.wire.pace import Pace
+from penstock.wire.pump import Lane, Pump, Task
+from penstock.wire.ticket import TicketBox
+
+_FIRST_BYTES: Final = 256 * KiB  # holds the header of nearly every shard: 300 tensors take 30 KB
+_LANES: Final = 8
+_CONFIG_LIMIT_BYTES: Final = 64 * 1024 * KiB
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a model is, and which files of it a copy would move. `problems`: headers that cannot be read."""
+
+    model: SourceModel
+    facts: ModelFacts
+    problems: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "ref": self.model.ref,
+            "origin": dataclasses.asdict(self.model.origin),
+            "total_bytes": self.model.total_bytes,
+            "files": [{"path": info.key, "size_bytes": info.size_bytes} for info in self.model.files],
+            "dropped": [
+                {"path": info.key, "size_bytes": info.size_bytes, "reason": reason}
+                for info, reason in self.model.dropped
+            ],
+            "warnings": list(self.model.warnings),
+            "facts": self.facts.as_json(),
+            "problems": list(self.problems),
+        }
+
+
+def inspect_model(
+    reader: Reader, *, dialer: Dialer, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Inspection:
+    """The facts of the model at `reader`. Raises what `read_source` raises; a broken header is a problem, no error."""
+    model = read_source(reader, include=include, exclude=exclude)
+    headers, problems = _read_headers(reader, model, dialer)
+    facts = describe(
+        config=_read_json(reader, model, "config.json"),
+        tensors_by_file=headers,
+        files=model.files,
+        tokenizer_config=_read_json(reader, model, "tokenizer_config.json"),
+    )
+    return Inspection(model=model, facts=facts, problems=tuple(problems))
+
+
+def _read_json(reader: Reader, model: SourceModel, key: str) -> Mapping[str, object] | None:
+    info = next((info for info in model.files if info.key == key), None)
+    if info is None or info.size_bytes > _CONFIG_LIMIT_BYTES:
+        return None
+    with contextlib.suppress(ValueError):
+        value = json.loads(reader.get(key))
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _read_headers(
+    reader: Reader, model: SourceModel, dialer: Dialer
+) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
+    """The tensors of every safetensors file, in one wave of requests."""
+    headers: dict[str, Mapping[str, Tensor]] = {}
+    problems: list[str] = []
+    for file in model.manifest.files if model.manifest else ():
+        if file.tensors is not None:
+            headers[file.path] = file.tensors
+    left = [info for info in model.files if info.key.endswith(".safetensors") and info.key not in headers]
+    lock = Lock()
+
+    def take(_: Lane) -> Task | None:
+        with lock:
+            info = left.pop() if left else None
+        return None if info is None else lambda lane: read(lane, info)
+
+    def read(lane: Lane, info: ObjectInfo) -> None:
+        try:
+            headers[info.key] = _read_header(lane, reader, info)
+        except VerificationFailed as error:
+            problems.append(str(error))
+
+    if left:
+        count = min(_LANES, len(left))
+        Pump(dialer=dialer, pace=Pace(), lanes=count, most=count).run(take)
+    return headers, problems
+
+
+def _read_header(lane: Lane, reader: Reader, info: ObjectInfo) -> Mapping[str, Tensor]:
+    box = TicketBox(lambda: reader.read_ticket(info))
+    name = f"{reader.ref}/{info.key}"
+    head = memoryview(bytearray(min(_FIRST_BYTES, info.size_bytes)))
+    lane.fetch(box, 0, head)
+    need = 8 + header_bytes(head[:8], name=name)
+    if need > info.size_bytes:
+        raise VerificationFailed(f"{name}: its header ends at byte {need}, the file at {info.size_bytes}")
+    if need > len(head):
+        whole = memoryview(bytearray(need))
+        whole[: len(head)] = head
+        lane.fetch(box, len(head), whole[len(head) :])
+        head = whole
+    return parse_header(head[:need], file_bytes=info.size_bytes, name=name)
