@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import secrets
+import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
+from azure.core.credentials import AccessToken
 from azure.identity import ChainedTokenCredential, EnvironmentCredential
 from azure.storage.blob import ContainerSasPermissions, ContentSettings
 
@@ -375,9 +379,22 @@ def check_no_secret(error: BaseException, secret: str) -> None:
     assert secret not in "".join(traceback.format_exception(error))
 
 
+class CrowdedCredential(StaticCredential):
+    """Gives a second thread the time to ask as well, if it is let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._crowd = threading.Barrier(2)
+
+    def get_token(self, *scopes: str, **options: object) -> AccessToken:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._crowd.wait(0.3)
+        return super().get_token(*scopes, **options)
+
+
 def test_token_is_fetched_once_for_many_threads(tls_server: Azurite) -> None:
     """Lanes that all need a ticket wait for one token."""
-    credential = StaticCredential()
+    credential = CrowdedCredential()
     store = open_azure(make_ref(), {"AZURE_STORAGE_BLOB_ENDPOINT": tls_server.endpoint}, credential=credential)
     upload = Upload(key="a", id="", size_bytes=1, part_bytes=1)
     with ThreadPoolExecutor(8) as pool:
@@ -409,6 +426,14 @@ def test_no_credentials_at_all_say_how_to_sign_in(tls_server: Azurite, monkeypat
         with pytest.raises(Denied) as caught:
             deed()
         assert "az login" in str(caught.value.hint)
+    store.close()
+
+
+def test_opening_without_settings_signs_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account name is enough to open a store; who one is, is asked for with the first request."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("opening makes no request"))
+    store = open_azure(parse_ref("az://models@twelve/a"), {})
+    assert str(store.ref) == "az://models@twelve/a"
     store.close()
 
 
