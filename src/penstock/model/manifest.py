@@ -61,7 +61,8 @@ class Tensor:
 class ManifestFile:
     """One file. `chunk_crc32c`: of each `Manifest.chunk_bytes`, in order. `version`: the store's ETag or generation.
 
-    `git_sha1` only for files that the Hub keeps outside LFS; `tensors` only for safetensors.
+    `git_sha1` only for files that the Hub keeps outside LFS; `tensors` only for safetensors. `source_version`: of the
+    object it was copied from, only where the source published no digest by which to know it again.
     """
 
     path: str
@@ -71,6 +72,7 @@ class ManifestFile:
     chunk_crc32c: tuple[int, ...]
     git_sha1: str | None = None
     version: str | None = None
+    source_version: str | None = None
     tensors: Mapping[str, Tensor] | None = None
 
 
@@ -138,6 +140,7 @@ def _file_as_json(file: ManifestFile) -> dict[str, object]:
             "chunk_crc32c": pack_crcs(file.chunk_crc32c),
             "git_sha1": file.git_sha1,
             "version": file.version,
+            "source_version": file.source_version,
             "tensors": tensors,
         }
     )
@@ -196,7 +199,8 @@ def _parse_origin(at: Value) -> Origin:
 def _parse_file(at: Value, chunk_bytes: int) -> ManifestFile:
     size_bytes = at.member("size_bytes").integer()
     crc32c = int(at.member("crc32c").hex(8), 16)
-    git_sha1, version, tensors = at.optional("git_sha1"), at.optional("version"), at.optional("tensors")
+    git_sha1, tensors = at.optional("git_sha1"), at.optional("tensors")
+    version, source_version = at.optional("version"), at.optional("source_version")
     return ManifestFile(
         path=_parse_path(at.member("path")),
         size_bytes=size_bytes,
@@ -205,6 +209,7 @@ def _parse_file(at: Value, chunk_bytes: int) -> ManifestFile:
         chunk_crc32c=_parse_chunks(at.member("chunk_crc32c"), size_bytes, chunk_bytes, crc32c),
         git_sha1=git_sha1.hex(40) if git_sha1 else None,
         version=version.text() if version else None,
+        source_version=source_version.text() if source_version else None,
         tensors={key: _parse_tensor(key, tensor, size_bytes) for key, tensor in tensors.members()} if tensors else None,
     )
 

@@ -146,14 +146,14 @@ def plan_copy(
 
 
 def _is_same(info: ObjectInfo, had: ManifestFile) -> bool:
-    """The content at the destination is what the source now has: by digest, never by name or time."""
+    """The content at the destination is what the source now has: by digest, else by the source object's version."""
     if info.size_bytes != had.size_bytes:
         return False
     if info.sha256:
         return info.sha256 == had.sha256
     if info.git_sha1:
         return info.git_sha1 == had.git_sha1
-    return info.crc32c is not None and info.crc32c == had.crc32c
+    return info.version is not None and info.version == had.source_version
 
 
 def _is_present(had: ManifestFile, found: ObjectInfo | None) -> bool:

@@ -228,6 +228,9 @@ class FileTransfer:
             return _difference("crc32c", f"{self._crc32c():08x}", f"{self.plan.source.crc32c:08x}")
         return None
 
+    def _is_digest_known(self) -> bool:
+        return bool(self.plan.source.sha256 or self.plan.source.git_sha1)
+
     def _crc32c(self) -> int:
         return combine_chunks(self._all_chunks(), CHUNK_BYTES, self.plan.size_bytes)
 
@@ -330,6 +333,7 @@ class FileTransfer:
             chunk_crc32c=tuple(self._all_chunks()),
             git_sha1=self.plan.source.git_sha1,
             version=self._publish(lane) if self._store else self.plan.source.version,
+            source_version=None if self._is_digest_known() else self.plan.source.version,
             tensors=self._tensors,
         )
         lane.call(lambda: self._ledger.finish(entry))
