@@ -48,8 +48,6 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
         if dimension < 0 or elements > _MAX_U64:
             raise ValueError("its shape does not fit 64 bits")
     bits = elements * DTYPE_BITS[dtype]
-    if bits > _MAX_U64:
-        raise ValueError("its shape does not fit 64 bits")
     if bits % 8:
         raise ValueError(f"its {bits} bits do not fill whole bytes")
     return bits // 8
