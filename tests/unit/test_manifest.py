@@ -97,6 +97,7 @@ def files(draw: st.DrawFn, path: str, chunk_bytes: int) -> ManifestFile:
         chunk_bytes,
         git_sha1=draw(st.none() | hex40),
         version=draw(st.none() | texts),
+        source_version=draw(st.none() | texts),
         tensors=draw(
             st.none() | st.dictionaries(st.text(max_size=5).filter(str.isprintable), tensors(len(data)), max_size=3)
         ),
@@ -232,6 +233,7 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     ("files[0].chunk_crc32c", ["00000000"]),
     ("files[0].git_sha1", "9" * 64),
     ("files[0].version", 1),
+    ("files[0].source_version", ""),
     ("files[1].path", "config.json"),
     ("files[1].path", "config.json/model.safetensors"),
     ("files[1].tensors", []),

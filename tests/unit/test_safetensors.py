@@ -189,16 +189,24 @@ def test_the_complaint_names_file_and_tensor() -> None:
     assert str(raised.value) == f"{NAME}: tensor 'model.norm.weight' spans 17 bytes, BF16 [8] takes 16"
 
 
+def test_a_header_without_its_last_byte_is_refused() -> None:
+    data = file_of({"a": entry("U8", [9], 0, 9)}, 9)
+    stop = 8 + header_bytes(data)
+    parse_header(data[:stop], file_bytes=len(data), name=NAME)
+    with pytest.raises(VerificationFailed, match=f"the header ends at byte {stop}, only {stop - 1} are there"):
+        parse_header(data[: stop - 1], file_bytes=len(data), name=NAME)
+
+
 def test_a_file_cut_short_is_refused_from_its_header_alone() -> None:
     data = file_of({"a": entry("U8", [100], 0, 100)}, 100)
     with pytest.raises(VerificationFailed, match=f"ends at byte {len(data)}, the file has {len(data) - 1}"):
-        parse_header(data[: header_bytes(data)], file_bytes=len(data) - 1, name=NAME)
+        parse_header(data[: 8 + header_bytes(data)], file_bytes=len(data) - 1, name=NAME)
 
 
 def test_only_the_header_is_needed_and_ranges_count_from_the_beginning_of_the_file(tmp_path: Path) -> None:
     path = write_model(tmp_path, size_bytes=200_000) / "model.safetensors"
     data = path.read_bytes()
-    head = memoryview(data)[: header_bytes(data[:8])]
+    head = memoryview(data)[: 8 + header_bytes(data[:8])]
     tensors = parse_header(head, file_bytes=len(data), name=NAME)
     for name, found in safetensors.deserialize(data):
         assert data[tensors[name].start : tensors[name].end] == found["data"]

@@ -20,7 +20,7 @@ METADATA_KEY: Final = "__metadata__"
 
 
 def header_bytes(first8: bytes | memoryview, *, name: str = "safetensors file") -> int:
-    """How many bytes from the file's beginning `parse_header` needs: the 8 of the length and the header itself.
+    """How long the JSON header is: it takes the bytes [8, 8 + this) of the file.
 
     Only the first 8 bytes are looked at. Raises VerificationFailed when there are fewer, or when the length is not one
     a header may have (2 bytes to 100 MB): then these are not the bytes of a safetensors file.
@@ -33,17 +33,17 @@ def header_bytes(first8: bytes | memoryview, *, name: str = "safetensors file") 
             f"{name}: its header claims {length} bytes, a safetensors header has 2 to {MAX_HEADER_BYTES}",
             hint="the file is not safetensors: a Git LFS pointer, an error page, or damaged",
         )
-    return LENGTH_BYTES + length
+    return length
 
 
 def parse_header(data: bytes | memoryview, *, file_bytes: int, name: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file of `file_bytes`, in the order they lie in it.
 
-    `data`: the file's beginning, at least `header_bytes(data)` long; what follows is ignored. Ranges count from the
+    `data`: the file's beginning, at least `8 + header_bytes(data)` long; what follows is ignored. Ranges count from the
     beginning of the file. Raises VerificationFailed, naming `name` and the tensor, when any rule of the format is
     broken: tensors overlap, leave a gap, or do not end where the file ends; a length is not that of dtype and shape.
     """
-    stop = header_bytes(data, name=name)
+    stop = LENGTH_BYTES + header_bytes(data, name=name)
     if stop > min(len(data), file_bytes):
         raise VerificationFailed(f"{name}: the header ends at byte {stop}, only {min(len(data), file_bytes)} are there")
     header = memoryview(data)[LENGTH_BYTES:stop]
