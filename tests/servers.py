@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -108,6 +109,7 @@ def rclone_server(folder: Path) -> Iterator[str]:
 NGINX_CONF = """
 worker_processes 2;
 daemon off;
+user {user};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 256; }}
@@ -131,8 +133,8 @@ def nginx_server(folder: Path, *, autoindex_format: str = "html") -> Iterator[tu
     require("nginx", program)
     port, data = free_port(), folder / "data"
     (data / "listed").mkdir(parents=True)
-    conf = folder / "nginx.conf"
-    conf.write_text(NGINX_CONF.format(folder=folder, port=port, data=data, format=autoindex_format))
+    conf, user = folder / "nginx.conf", pwd.getpwuid(os.geteuid()).pw_name  # as root it would become nobody
+    conf.write_text(NGINX_CONF.format(folder=folder, port=port, data=data, format=autoindex_format, user=user))
     log = folder / "nginx.log"
     with running([str(program), "-c", str(conf), "-e", str(folder / "error.log"), "-p", str(folder)], log) as process:
         url = f"http://127.0.0.1:{port}"

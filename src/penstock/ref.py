@@ -151,11 +151,11 @@ def _parse_azure(rest: str, text: str) -> Ref:
 
 
 def _parse_http(text: str) -> Ref:
-    parts = urllib.parse.urlsplit(text)
     try:
+        parts = urllib.parse.urlsplit(text)
         host, _port = parts.hostname, parts.port
-    except ValueError:
-        host = None
+    except ValueError as error:
+        raise UsageError(f"{redact_url(text)}: {error}", hint="write https://host/path") from None
     if not host:
         raise UsageError(f"{redact_url(text)}: no host", hint="write https://host/path")
     if parts.username is not None or parts.password is not None:
