@@ -344,8 +344,14 @@ class GcsStore:
 
     @property
     def properties(self) -> Properties:
-        """Source: https://cloud.google.com/storage/quotas#requests."""
-        return Properties(min_part_bytes=5 * MiB, max_part_bytes=5 * GiB, max_parts=10_000, publishes_crc32c=True)
+        """Source: https://cloud.google.com/storage/quotas: uploads, and one write a second to one object name."""
+        return Properties(
+            min_part_bytes=5 * MiB,
+            max_part_bytes=5 * GiB,
+            max_parts=10_000,
+            publishes_crc32c=True,
+            min_rewrite_s=1.0,
+        )
 
     def origin(self) -> Origin:
         """A bucket says no more than where it is."""

@@ -47,7 +47,7 @@ class GcsEmulator(Server):
         self.token = token
         self._spools = tempfile.TemporaryDirectory(dir=folder, prefix="gcs-") if folder is not None else None
         self._objects = Objects(Path(self._spools.name) if self._spools else None, with_md5=with_md5)
-        self._json = JsonApi(self._objects)
+        self._json = JsonApi(self._objects, self.url)
         self._xml = XmlApi(self._objects)
 
     def __exit__(

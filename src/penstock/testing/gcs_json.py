@@ -30,6 +30,7 @@ from penstock.units import KiB
 _CHUNK_BYTES: Final = 256 * KiB  # of a resumable upload. Source: storage/docs/performing-resumable-uploads
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _COMPOSE_LIMIT: Final = 32
+_JSON: Final = "application/json; charset=UTF-8"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -48,11 +49,13 @@ class _Session:
 class JsonApi:
     """Answers requests below `/storage/v1`, `/upload/storage/v1` and `/download/storage/v1`.
 
-    `rewrite_bytes`: how much one rewrite call copies before it hands out a token; None copies everything at once.
+    `url`: where it answers; clients follow the links in metadata. `rewrite_bytes`: how much one rewrite call copies
+    before it hands out a token; None copies everything at once.
     """
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, url: str) -> None:
         self.rewrite_bytes: int | None = None
+        self._url = url
         self._objects = objects
         self._sessions: dict[str, _Session] = {}
         self._rewrites: dict[str, int] = {}
@@ -61,7 +64,7 @@ class JsonApi:
         """The answer to a request at `route` (percent-encoded, from `/b` on); errors as this API writes them."""
         query = request.parameters()
         try:
-            return self._answer(request, route, query)
+            return _narrow(self._answer(request, route, query), query.get("fields"))
         except Refused as refused:
             return _format_error(refused, plain=query.get("alt") == "media")
 
@@ -99,7 +102,7 @@ class JsonApi:
                 return self._get(request, bucket, name, query)
             case ["PATCH" | "PUT", "b", bucket, "o", name]:
                 changed = self._objects.change(bucket, name, _json_body(request), _conditions(query))
-                return _reply(describe(changed))
+                return _reply(self._describe(changed))
             case ["DELETE", "b", bucket, "o", name]:
                 self._objects.delete(bucket, name, _conditions(query), generation=_number(query, "generation"))
                 return Response(status=204)
@@ -108,6 +111,9 @@ class JsonApi:
             case ["POST", "b", source, "o", name, "copyTo" | "rewriteTo" as verb, "b", bucket, "o", copied]:
                 return self._copy(request, (source, name), (bucket, copied), query, verb)
         raise Refused(404, "notFound", "NotFound", f"The emulator does not know {request.method} {request.path}")
+
+    def _describe(self, found: Object) -> dict[str, Any]:
+        return describe(found, self._url)
 
     # -- buckets and listings
 
@@ -131,7 +137,7 @@ class JsonApi:
         )
         answer: dict[str, Any] = {"kind": "storage#objects"}
         if page.objects:
-            answer["items"] = [describe(found) for found in page.objects]
+            answer["items"] = [self._describe(found) for found in page.objects]
         if page.prefixes:
             answer["prefixes"] = list(page.prefixes)
         if page.next is not None:
@@ -142,7 +148,7 @@ class JsonApi:
         found = self._objects.find(bucket, name, _conditions(query), generation=_number(query, "generation"))
         if query.get("alt") == "media" or request.path.startswith("/download/"):
             return answer_object(request, found.stored.content, read_headers(found))
-        return _reply(describe(found))
+        return _reply(self._describe(found))
 
     # -- uploads
 
@@ -178,21 +184,20 @@ class JsonApi:
     ) -> Response:
         stored.check(crc32c=attributes.get("crc32c"), md5=attributes.get("md5Hash"))
         return _reply(
-            describe(self._objects.commit(bucket, name, stored, conditions=conditions, attributes=attributes))
+            self._describe(self._objects.commit(bucket, name, stored, conditions=conditions, attributes=attributes))
         )
 
     def _begin_resumable(self, request: Request, bucket: str, query: Mapping[str, str]) -> Response:
         attributes = {"contentType": request.headers.get("x-upload-content-type"), **_json_body(request)}
-        upload_id = secrets.token_urlsafe(24)
         name = attributes.get("name") or query.get("name", "")
-        self._sessions[upload_id] = _Session(
-            bucket=bucket, name=name, attributes=attributes, conditions=_conditions(query), spool=self._objects.spool()
-        )
+        conditions = _conditions(query)
         with self._objects.lock:
-            _conditions(query).check(self._objects.bucket(bucket).get(name))
-        scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
-        path = f"/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload_id}"
-        location = f"{scheme}://{request.headers.get('host', '')}{path}"
+            conditions.check(self._objects.bucket(bucket).get(name))
+        upload_id = secrets.token_urlsafe(24)
+        self._sessions[upload_id] = _Session(
+            bucket=bucket, name=name, attributes=attributes, conditions=conditions, spool=self._objects.spool()
+        )
+        location = f"{self._url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload_id}"
         return Response(headers={"Location": location, "X-GUploader-UploadID": upload_id})
 
     def _resume(self, request: Request, upload_id: str) -> Response:
@@ -211,7 +216,7 @@ class JsonApi:
                 if persisted:
                     headers["Range"] = f"bytes=0-{persisted - 1}"
                 return Response(status=308, headers=headers)
-            return _reply(describe(session.finished))
+            return _reply(self._describe(session.finished))
 
     def _take_chunk(self, request: Request, session: _Session) -> None:
         spool = session.spool
@@ -276,7 +281,7 @@ class JsonApi:
             attributes={"contentType": "application/octet-stream", **asked.get("destination", {})},
             component_count=sum(part.component_count or 1 for part in found),
         )
-        return _reply(describe(composed))
+        return _reply(self._describe(composed))
 
     def _copy(
         self, request: Request, source: tuple[str, str], target: tuple[str, str], query: Mapping[str, str], verb: str
@@ -303,10 +308,10 @@ class JsonApi:
             component_count=found.component_count,
         )
         if verb == "copyTo":
-            return _reply(describe(copied))
+            return _reply(self._describe(copied))
         return _reply(
             {"kind": "storage#rewriteResponse", "done": True, "totalBytesRewritten": size_bytes,
-             "objectSize": size_bytes, "resource": describe(copied)}
+             "objectSize": size_bytes, "resource": self._describe(copied)}
         )  # fmt: skip
 
     def _go_on_rewriting(self, found: Object, token: str | None) -> str | None:
@@ -331,14 +336,14 @@ def concatenate(spool: Spool, parts: Sequence[Stored]) -> Stored:
     return spool.store(with_md5=False)
 
 
-def describe(found: Object) -> dict[str, Any]:
-    """An object's metadata. Source: json_api/v1/objects#resource-representations."""
+def describe(found: Object, url: str) -> dict[str, Any]:
+    """An object's metadata, with links below `url`. Source: json_api/v1/objects#resource-representations."""
     path = f"/b/{found.bucket}/o/{urllib.parse.quote(found.name, safe='')}"
     out: dict[str, Any] = {
         "kind": "storage#object",
         "id": f"{found.bucket}/{found.name}/{found.generation}",
-        "selfLink": f"https://www.googleapis.com/storage/v1{path}",
-        "mediaLink": f"https://storage.googleapis.com/download/storage/v1{path}?generation={found.generation}&alt=media",
+        "selfLink": f"{url}/storage/v1{path}",
+        "mediaLink": f"{url}/download/storage/v1{path}?generation={found.generation}&alt=media",
         "name": found.name,
         "bucket": found.bucket,
         "generation": str(found.generation),
@@ -357,6 +362,46 @@ def describe(found: Object) -> dict[str, Any]:
     if found.component_count is not None:
         out["componentCount"] = found.component_count
     return out
+
+
+def choose_fields(value: Any, fields: str) -> Any:
+    """What of `value` a partial response shows, as `a,b/c,d(e,f)` asks. Raises Refused for what is not of that form.
+
+    Source: https://cloud.google.com/storage/docs/json_api#partial-response.
+    """
+    tree: dict[str, Any] = {}
+    outer = [tree]  # where names at each depth of parentheses go
+    here = tree  # where the next name goes
+    for token in re.findall(r"[\w*]+|.", fields):
+        if token == ",":
+            here = outer[-1]
+        elif token == "(":
+            outer.append(here)
+        elif token == ")" and len(outer) > 1:
+            outer.pop()
+        elif re.fullmatch(r"[\w*]+", token):
+            here = here.setdefault(token, {})
+        elif token != "/":
+            raise invalid(f"Invalid field selection {fields}", "InvalidParameter")
+    if len(outer) > 1:
+        raise invalid(f"Invalid field selection {fields}", "InvalidParameter")
+    return _prune(value, tree)
+
+
+def _narrow(response: Response, fields: str | None) -> Response:
+    """The answer with the fields that were asked for; content and empty answers as they are."""
+    if fields is None or not isinstance(response.content, bytes) or not response.content:
+        return response
+    chosen = choose_fields(json.loads(response.content), fields)
+    return dataclasses.replace(response, content=json.dumps(chosen).encode())
+
+
+def _prune(value: Any, tree: Mapping[str, Any]) -> Any:
+    if not tree or "*" in tree:
+        return value
+    if isinstance(value, list):
+        return [_prune(item, tree) for item in value]
+    return {key: _prune(item, tree[key]) for key, item in value.items() if key in tree}
 
 
 _RESPONSE_HEADERS: Final = {
@@ -448,7 +493,7 @@ def _time(seconds: float) -> str:
 
 
 def _reply(answer: Mapping[str, Any]) -> Response:
-    return Response(headers={"Content-Type": "application/json; charset=UTF-8"}, content=json.dumps(answer).encode())
+    return Response(headers={"Content-Type": _JSON}, content=json.dumps(answer).encode())
 
 
 def _format_error(refused: Refused, *, plain: bool) -> Response:

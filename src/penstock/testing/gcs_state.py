@@ -99,7 +99,8 @@ class Spool:
         elif self._path is None:
             self.append(content.read_bytes())
         else:
-            with content.open("rb") as source, self._path.open("ab") as target:
+            with content.open("rb") as source, self._path.open("r+b", buffering=0) as target:
+                target.seek(0, os.SEEK_END)  # sendfile refuses files opened to append
                 while count := os.sendfile(target.fileno(), source.fileno(), None, 1 << 30):
                     self.size_bytes += count
 
