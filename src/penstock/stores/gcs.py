@@ -15,8 +15,9 @@ import json
 import re
 import urllib.parse
 import urllib.request
+import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final
 
@@ -74,7 +75,8 @@ def open_gcs(ref: Ref, env: Mapping[str, str]) -> GcsStore:
             f"{ref}: the endpoint {endpoint} is plain http, and a bearer token is not sent in the clear",
             hint="write https:// in CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE; for an emulator set STORAGE_EMULATOR_HOST",
         )
-    login = _Login(None if anonymous else functools.partial(_find_credentials, transport(session), env))
+    request = None if anonymous else transport(session)
+    login = _Login(request, functools.partial(_find_credentials, request, env))
     place = Place(endpoint=endpoint, bucket=ref.place, prefix=ref.path)
     return GcsStore(ref, place, _Api(ref.place, session, login))
 
@@ -137,9 +139,12 @@ def _find_credentials(request: Any, env: Mapping[str, str]) -> Any:
     load: Any = google.auth.load_credentials_from_file
     path = env.get("GOOGLE_APPLICATION_CREDENTIALS")
     try:
-        if path:
-            return load(path, scopes=[_SCOPE], request=request)[0]
-        return google.auth.default(scopes=[_SCOPE], request=request)[0]
+        with warnings.catch_warnings():
+            # The file is the user's own, which is why google.auth.default silences the same warnings.
+            warnings.simplefilter("ignore")
+            if path:
+                return load(path, scopes=[_SCOPE], request=request)[0]
+            return google.auth.default(scopes=[_SCOPE], request=request)[0]
     except google.auth.exceptions.TransportError as error:
         raise Unavailable(f"looking for Google credentials: {error}") from error
     except google.auth.exceptions.GoogleAuthError as error:
@@ -150,31 +155,32 @@ def _find_credentials(request: Any, env: Mapping[str, str]) -> Any:
 class _Login:
     """Who we are: headers with a bearer token that one thread refreshes for all, before it expires.
 
-    How long before is google-auth's choice (3 min 45 s): asked earlier, the metadata server answers with the old token.
+    `request`: how google-auth reaches token servers, None for nobody. How long before is google-auth's choice (3 min 45 s): asked earlier, the metadata server answers with the old token.
     """
 
-    def __init__(self, find: functools.partial[Any] | None) -> None:
+    def __init__(self, request: Any, find: Callable[[], Any]) -> None:
+        self._request = request
         self._find = find
         self._credentials: Any = None
         self._lock = Lock()
 
     @property
     def anonymous(self) -> bool:
-        return self._find is None
+        return self._request is None
 
     def headers(self, *, stale: Mapping[str, str] | None = None) -> tuple[dict[str, str], float | None]:
         """Headers for one request and the unix time until which they are good; new ones if `stale` are those at hand.
 
         Raises Denied without credentials, Unavailable where the token server does not answer.
         """
-        if self._find is None:
+        if self._request is None:
             return {}, None
         with self._lock:
             if self._credentials is None:
                 self._credentials = self._find()
             headers = self._apply()
             if not self._credentials.valid or (stale is not None and stale == headers):
-                self._refresh(self._find.args[0])
+                self._refresh()
                 headers = self._apply()
             expiry = self._credentials.expiry
         return headers, expiry.replace(tzinfo=dt.UTC).timestamp() if expiry else None
@@ -185,11 +191,11 @@ class _Login:
             self._credentials.apply(headers)
         return {name.title(): str(value) for name, value in headers.items()}
 
-    def _refresh(self, request: Any) -> None:
+    def _refresh(self) -> None:
         import google.auth.exceptions
 
         try:
-            self._credentials.refresh(request)
+            self._credentials.refresh(self._request)
         except google.auth.exceptions.TransportError as error:
             raise Unavailable(f"fetching a Google access token: {error}") from error
         except google.auth.exceptions.GoogleAuthError as error:
