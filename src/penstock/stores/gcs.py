@@ -155,7 +155,8 @@ def _find_credentials(request: Any, env: Mapping[str, str]) -> Any:
 class _Login:
     """Who we are: headers with a bearer token that one thread refreshes for all, before it expires.
 
-    `request`: how google-auth reaches token servers, None for nobody. How long before is google-auth's choice (3 min 45 s): asked earlier, the metadata server answers with the old token.
+    `request`: how google-auth reaches token servers, None for nobody. How long before is google-auth's choice
+    (3 min 45 s): asked earlier, the metadata server answers with the old token.
     """
 
     def __init__(self, request: Any, find: Callable[[], Any]) -> None:
