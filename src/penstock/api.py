@@ -18,7 +18,7 @@ from penstock.hops.copy.inspect import Inspection, inspect_model
 from penstock.hops.copy.plan import CopyPlan
 from penstock.hops.copy.publish import abort_copy, read_latest
 from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, CopyReport, Observer, Options
-from penstock.hops.copy.run import describe_copy, run_copy, run_versioned
+from penstock.hops.copy.run import describe_copy, describe_versioned, run_copy, run_versioned
 from penstock.hops.copy.source import SourceModel, read_manifest
 from penstock.hops.copy.verify import VerifyReport, verify_model
 from penstock.hops.listing import Entry, list_place
@@ -86,6 +86,7 @@ def plan_copy(
     destination: str,
     *,
     revision: str | None = None,
+    versioned: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
@@ -96,7 +97,12 @@ def plan_copy(
     env = os.environ if env is None else env
     options = _options(include, exclude, memory_bytes, None, None, force=force)
     with _reading(source, env, revision=revision) as reader, _writing(destination, env) as store:
-        return describe_copy(reader, store, options)
+        if not versioned:
+            return describe_copy(reader, store, options)
+        root = resolve(destination, destination=True)
+        return describe_versioned(
+            reader, store, options, open_under=lambda folder: open_store(root.under(folder), env=env)
+        )
 
 
 def abort(destination: str, *, env: Mapping[str, str] | None = None) -> tuple[int, int]:

@@ -62,9 +62,9 @@ def copy(
 ) -> None:
     """Copy a model to a bucket or a folder, every byte verified.
 
-    Bytes pass once through a bounded buffer, whatever the model's size. The files keep the Hub's layout; .penstock/manifest.json beside them is written last, and its presence means
-    "complete". A copy that was killed goes on when the same command runs again, on any machine; one that is complete
-    moves nothing.
+    Bytes pass once, through buffers of bounded size. The files keep the Hub's layout; .penstock/manifest.json beside
+    them is written last, and its presence means "complete". A copy that was killed goes on when the same command runs
+    again, on any machine; one that is complete moves nothing.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         if abort:

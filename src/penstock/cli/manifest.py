@@ -27,8 +27,8 @@ def manifest(
 ) -> None:
     """Adopt a model that another tool put there.
 
-    Reads it once and writes its manifest. From then on it can be verified, copied and listed as complete. The manifest says what the bytes are now; nothing
-    can say whether they are what their author published.
+    Reads it once and writes its manifest. From then on it can be verified, copied and listed as complete. The manifest
+    says what the bytes are now; nothing can say whether they are what their author published.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api

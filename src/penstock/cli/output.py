@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import json
 import os
 import re
@@ -76,8 +77,9 @@ class Output:
             _write(sys.stderr, f"{redact(text)}\n")
 
     def event(self, value: Mapping[str, Any]) -> None:
-        """One JSON line on stderr."""
-        _write(sys.stderr, redact(json.dumps(value, allow_nan=False)) + "\n")
+        """One JSON line on stderr, with the time."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        _write(sys.stderr, redact(json.dumps({"time": now, **value}, allow_nan=False)) + "\n")
 
     def fail(self, error: BaseException) -> int:
         """Print an error, the way that was asked for, and return its exit code."""

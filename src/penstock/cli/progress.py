@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import datetime as dt
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -188,8 +187,7 @@ class _Log(_Silent):
         self._event("end", **report)
 
     def _event(self, name: str, **fields: object) -> None:
-        time_utc = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._out.event({"event": name, "time": time_utc, **fields})
+        self._out.event({"event": name, **fields})
 
 
 class _Bar(_Silent):

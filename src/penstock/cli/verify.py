@@ -31,8 +31,9 @@ def verify(
 ) -> None:
     """Check a copy against its manifest.
 
-    Compares names, sizes and the store's own checksums; with --deep every byte. Prints each finding with its file and byte range; the exit code is 7 when there is one. Files that the manifest does
-    not name are told, and are no failure.
+    Compares names, sizes and the store's own checksums; with --deep every byte. Prints each finding with its file and
+    byte range; the exit code is 7 when there is one. Files that the manifest does not name are told, and are no
+    failure.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api
@@ -57,7 +58,7 @@ def _print(report: VerifyReport, out: Output) -> None:
     failures = sum(1 for found in report.findings if found.kind != "extra")
     if failures:
         out.say(f"{failures} findings: {printable(report.ref)} is not what its manifest says")
-        out.say("hint: `penstock copy` with the same source and destination puts right what is missing or damaged")
+        out.say("hint: copy again from the same source: what is missing or changed is moved; --force moves everything")
     elif not out.quiet:
         how = f"read in {format_duration(report.seconds)}" if report.deep else "by listing; --deep reads every byte"
         commit = f" (commit {report.commit[:12]})" if report.commit else ""

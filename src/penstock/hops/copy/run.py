@@ -83,14 +83,27 @@ def run_versioned(
     `open_under`: the store at a folder below `root`. Files that the latest version has already are copied inside the
     store where it can. Raises UsageError for a source without a commit or a manifest, and what `run_copy` raises.
     """
-    version = _version_name(source)
-    latest = read_latest(root)
-    if latest and latest != version:
-        options = dataclasses.replace(options, sibling=open_under(latest))
+    version, latest = _version_name(source), read_latest(root)
+    options = _with_sibling(options, version, latest, open_under)
     report = run_copy(source, open_under(version), options, dialer=dialer, observer=observer)
     if latest != version:
         point_latest(root, version)
     return report
+
+
+def describe_versioned(
+    source: Reader, root: Store, options: Options, *, open_under: Callable[[str], Store]
+) -> tuple[SourceModel, CopyPlan]:
+    """What `run_versioned` would do now. Writes nothing."""
+    version = _version_name(source)
+    options = _with_sibling(options, version, read_latest(root), open_under)
+    return describe_copy(source, open_under(version), options)
+
+
+def _with_sibling(options: Options, version: str, latest: str | None, open_under: Callable[[str], Store]) -> Options:
+    if latest is None or latest == version:
+        return options
+    return dataclasses.replace(options, sibling=open_under(latest))
 
 
 def _version_name(source: Reader) -> str:
