@@ -79,6 +79,20 @@ def wait_for_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"{process.args}: does not answer at {url}:\n{log.read_text(errors='replace')[-2000:]}")
 
 
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when somebody listens on `port`; fail with the program's log if nobody does."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+            continue
+        return
+    pytest.fail(f"{process.args}: does not listen on {port}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
 @contextlib.contextmanager
 def moto_server(folder: Path) -> Iterator[str]:
     """The endpoint of a moto S3 server."""
@@ -89,6 +103,22 @@ def moto_server(folder: Path) -> Iterator[str]:
     with running([str(program), "-H", "127.0.0.1", "-p", str(port)], log) as process:
         wait_for_http(f"{url}/moto-api/", process, log)
         yield url
+
+
+@contextlib.contextmanager
+def moto_proxy(folder: Path) -> Iterator[Mapping[str, str]]:
+    """The environment in which moto answers for Amazon's own host names, with TLS."""
+    program = find_program("moto_proxy")
+    require("moto", program)
+    import moto.moto_proxy
+
+    port, log = free_port(), folder / "moto_proxy.log"
+    with running([str(program), "-H", "127.0.0.1", "-p", str(port)], log) as process:
+        wait_for_port(port, process, log)
+        yield {
+            "HTTPS_PROXY": f"http://127.0.0.1:{port}",
+            "AWS_CA_BUNDLE": str(Path(moto.moto_proxy.__file__).parent / "ca.crt"),
+        }
 
 
 @contextlib.contextmanager

@@ -5,13 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import botocore.session
 import pytest
+from botocore.config import Config
 
 from penstock.ref import Ref, parse_ref
+from penstock.stores.s3 import S3Store
 from penstock.testing.store_contract import StoreContract
-from servers import moto_server
+from servers import moto_proxy, moto_server
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,33 @@ class TestS3StoreOnMoto(StoreContract):
     @pytest.fixture
     def ref(self) -> Ref:
         return parse_ref(f"s3://models/{uuid.uuid4().hex}/a model")
+
+
+@pytest.fixture(scope="module")
+def amazon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """Environment of a machine that is set to the wrong region."""
+    keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-west-2"}
+    with moto_proxy(tmp_path_factory.mktemp("moto")) as env:
+        client = botocore.session.Session().create_client(
+            "s3", region_name="eu-central-1", aws_access_key_id="a", aws_secret_access_key="b",
+            verify=env["AWS_CA_BUNDLE"], config=Config(proxies={"https": env["HTTPS_PROXY"]}),
+        )  # fmt: skip
+        client.create_bucket(Bucket="models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        client.close()
+        yield {**env, **keys}
+
+
+class TestS3StoreAtAmazonsNames(TestS3StoreOnMoto):
+    """Virtual hosts, TLS, a proxy, a bucket in another region than the configured one, full-object checksums."""
+
+    many_objects = 30
+
+    @pytest.fixture
+    def env(self, amazon: Mapping[str, str]) -> Mapping[str, str]:
+        return amazon
+
+    def test_bucket_is_addressed_in_its_own_region(self, store: S3Store) -> None:
+        url = urlsplit(store.read_ticket(store.put("a", b"")).url)
+        assert url.hostname == "models.s3.eu-central-1.amazonaws.com"
+        assert "%2Feu-central-1%2Fs3%2F" in url.query
+        assert store.properties.publishes_crc32c

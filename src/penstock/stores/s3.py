@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -124,6 +125,15 @@ class _Account:
         named = self._env.get("AWS_REGION") or self._env.get("AWS_DEFAULT_REGION")
         return str(named or self._session.get_config_variable("region") or "us-east-1")
 
+    def _proxies(self) -> dict[str, str]:
+        """The proxies of `env`, where botocore would ask the process; none for hosts in NO_PROXY."""
+        env = {name.lower(): value for name, value in sorted(self._env.items())}  # lower case sorts last and wins
+        host = urllib.parse.urlsplit(self._endpoint or f"//{self._ref.place}.s3.{self._region}.amazonaws.com").hostname
+        if urllib.request.proxy_bypass_environment(host or "", {"no": env.get("no_proxy", "")}):  # type: ignore[attr-defined]
+            return {}
+        found = {name: env.get(f"{name}_proxy") or env.get("all_proxy") for name in ("http", "https")}
+        return {name: value for name, value in found.items() if value}
+
     def _open_client(self) -> Any:
         style = self._env.get("AWS_S3_ADDRESSING_STYLE")
         if style is None and self._endpoint and "s3" not in self._session.get_scoped_config():
@@ -139,6 +149,7 @@ class _Account:
                 read_timeout=20,
                 retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
                 max_pool_connections=32,
+                proxies=self._proxies(),
                 s3={"addressing_style": style} if style else None,
                 # We say which checksum goes along; compatible servers refuse the ones that botocore would add.
                 request_checksum_calculation="when_required",
@@ -149,7 +160,7 @@ class _Account:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Address:
-    """Where the bucket answers, found once by letting botocore sign one URL. `url`: no slash at its end."""
+    """Where the bucket answers, found once. `url`: no slash at its end."""
 
     url: str
     region: str
@@ -237,7 +248,7 @@ class S3Store:
         name, crc = self._name(key), crc32c(data)
         condition = {"IfNoneMatch": "*"} if create_only else {}
         with _mapped("write", name):
-            answer = self._put(Key=self._key(key), Body=data, ChecksumCRC32C=_encode_crc(crc), **condition)
+            answer = self._put(Key=self._key(key), Body=data, **_checksum(crc), **condition)
         return ObjectInfo(key=key, size_bytes=len(data), version=_version(answer["ETag"]), crc32c=self._published(crc))
 
     def _put(self, **arguments: Any) -> Any:
@@ -283,6 +294,8 @@ class S3Store:
         """As the contract says: a presigned PUT with the crc32c among its signed headers."""
         name = self._name(upload.key)
         headers = {} if upload.id.startswith(_PLAIN) else {"x-amz-checksum-crc32c": _encode_crc(crc32c)}
+        if not upload.id:
+            headers["x-amz-sdk-checksum-algorithm"] = "CRC32C"
         query = {"partNumber": str(number + 1), "uploadId": _upload_id(upload)} if upload.id else {}
         with _mapped("sign a write of", name):
             url, _ = self._sign("PUT", upload.key, query=query, headers=headers)
@@ -449,12 +462,23 @@ class S3Store:
             return self._address
 
     def _find_address(self) -> _Address:
+        """Where botocore would send a request for the bucket, seen by stopping one at the door.
+
+        Its presigned URLs name Amazon's global host, which answers for new buckets with a redirect.
+        """
         client = self._account.client
-        url = client.generate_presigned_url("list_objects_v2", Params={"Bucket": self._ref.place})
-        parts = urllib.parse.urlsplit(url)
-        scope = urllib.parse.parse_qs(parts.query).get("X-Amz-Credential", [""])[0].split("/")
-        region, service = scope[-3:-1] if len(scope) >= 5 else (client.meta.region_name, "s3")
-        return _Address(url=f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", region=region, service=service)
+
+        def stop(request: Any, **_: Any) -> None:
+            raise _StoppedError(request.url, request.headers.get("Authorization", ""))
+
+        client.meta.events.register_first("before-send.s3.ListObjectsV2", stop)
+        try:
+            client.list_objects_v2(Bucket=self._ref.place)
+        except _StoppedError as stopped:
+            return _parse_address(*stopped.args)
+        finally:
+            client.meta.events.unregister("before-send.s3.ListObjectsV2", stop)
+        raise AssertionError("botocore sent a request without asking")
 
     def _sign(
         self, method: str, key: str, *, query: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
@@ -471,6 +495,18 @@ class S3Store:
         now = time.time()
         S3SigV4QueryAuth(credentials, address.service, address.region, expires=_TICKET_S).add_auth(request)
         return str(request.url), min(now + _TICKET_S, self._account.expires_at() or float("inf"))
+
+
+class _StoppedError(Exception):
+    """A request that was not to be sent: its URL, its Authorization header."""
+
+
+def _parse_address(url: str | bytes, authorization: str | bytes) -> _Address:
+    text, signed = (value.decode() if isinstance(value, bytes) else value for value in (url, authorization))
+    parts = urllib.parse.urlsplit(text)
+    scope = signed.partition("Credential=")[2].partition(",")[0].split("/")
+    region, service = scope[-3:-1] if len(scope) >= 5 else ("", "s3")  # unsigned: nobody asks for the region
+    return _Address(url=f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", region=region, service=service)
 
 
 def _bucket_region(client: Any, bucket: str) -> str | None:
@@ -507,6 +543,10 @@ def _whole_crc(answer: Mapping[str, Any]) -> int | None:
 
 def _encode_crc(crc: int) -> str:
     return base64.b64encode(crc.to_bytes(4)).decode()
+
+
+def _checksum(crc: int) -> dict[str, str]:
+    return {"ChecksumAlgorithm": "CRC32C", "ChecksumCRC32C": _encode_crc(crc)}
 
 
 def _upload_id(upload: Upload) -> str:

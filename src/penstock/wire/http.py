@@ -45,6 +45,8 @@ _STEP_BYTES: Final = 256 * KiB  # the pace layer sees progress this often; 128 K
 _REDIRECTS: Final = 5
 _IGNORED_RANGES: Final = 3  # after so many answers of the whole object, it is read past instead of asked again
 _BODY_LIMIT: Final = 64 * KiB
+# What a kept connection raises when the server has closed it meanwhile; TLS says it in its own words.
+_CLOSED_BY_PEER: Final = (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Transfer:
@@ -296,7 +298,7 @@ class Connections:
                 self._send_body(connection, body)
                 _set_timeout(connection, REPLY_TIMEOUT_S)
                 return connection.getresponse()
-            except (ConnectionError, http.client.RemoteDisconnected):
+            except _CLOSED_BY_PEER:
                 early = _early_answer(connection)
                 if early is not None:
                     return early
@@ -340,7 +342,7 @@ class Connections:
                     connection.putheader(name, value)
                 connection.endheaders()
                 return connection.getresponse()
-            except (ConnectionError, http.client.RemoteDisconnected):
+            except _CLOSED_BY_PEER:
                 self._drop_current()
                 if last_try or not reused:  # a kept connection that the server closed meanwhile is no failure
                     raise
