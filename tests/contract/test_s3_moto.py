@@ -12,8 +12,11 @@ import pytest
 from botocore.config import Config
 
 from penstock.ref import Ref, parse_ref
+from penstock.stores import s3
 from penstock.stores.s3 import S3Store
-from penstock.testing.store_contract import StoreContract
+from penstock.testing.store_contract import StoreContract, begin, check_uploaded, make_bytes, send_and_finish
+from penstock.units import MiB
+from penstock.wire.http import Connections
 from servers import moto_proxy, moto_server
 
 
@@ -53,6 +56,19 @@ class TestS3StoreOnMoto(StoreContract):
     @pytest.fixture
     def ref(self) -> Ref:
         return parse_ref(f"s3://models/{uuid.uuid4().hex}/a model")
+
+    def test_large_objects_are_copied_in_parts(
+        self, store: S3Store, sibling: S3Store, wire: Connections, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S3 copies 5 GB at once at most; the limit is lowered here."""
+        monkeypatch.setattr(s3, "_COPY_AT_ONCE_BYTES", 6 * MiB)
+        monkeypatch.setattr(s3, "_COPY_PART_BYTES", 5 * MiB)
+        data = make_bytes(11 * MiB)
+        source = send_and_finish(sibling, begin(sibling, "a", data), data, wire)
+        copied = store.copy_object(sibling, source, "b")
+        assert copied is not None
+        check_uploaded(store, copied, "b", data)
+        assert list(store.list_uploads()) == []
 
 
 @pytest.fixture(scope="module")

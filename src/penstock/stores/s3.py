@@ -662,6 +662,12 @@ _MISCONFIGURED: Final = (
     boto_errors.InvalidRegionError,
     boto_errors.InvalidS3AddressingStyleError,
 )
+_UNREACHABLE: Final = (
+    boto_errors.ConnectionError,
+    boto_errors.HTTPClientError,
+    boto_errors.IncompleteReadError,
+    boto_errors.ResponseStreamingError,
+)
 
 
 def _map_client_side(error: Exception, deed: str, name: str) -> PenstockError:
@@ -672,6 +678,6 @@ def _map_client_side(error: Exception, deed: str, name: str) -> PenstockError:
         return Denied(text, hint="point AWS_CA_BUNDLE at the certificate authority of the endpoint")
     if isinstance(error, _MISCONFIGURED):
         return UsageError(text, hint="check AWS_PROFILE, AWS_REGION and ~/.aws/config")
-    if isinstance(error, boto_errors.HTTPClientError | boto_errors.IncompleteReadError):
+    if isinstance(error, _UNREACHABLE):
         return Unavailable(text, hint="check AWS_ENDPOINT_URL and the network")
     return PenstockError(text)
