@@ -98,12 +98,13 @@ class _Account:
 
     def move_to(self, region: str) -> None:
         """Talk to another region from now on."""
+        self.client.close()
         self._region = region
         self.client = self._open_client()
 
     def expires_at(self) -> float | None:
         """When temporary credentials end, unix seconds; None for permanent ones."""
-        expiry = getattr(self.credentials, "_expiry_time", None)  # no public name: botocore issue 1296
+        expiry = getattr(self.credentials, "_expiry_time", None)  # botocore shows it nowhere else
         return None if expiry is None else float(expiry.timestamp())
 
     def _open_session(self) -> Any:
@@ -112,7 +113,7 @@ class _Account:
             if self._env.get(name):
                 session.set_config_variable(key, self._env[name])
         key_id, secret = self._env.get("AWS_ACCESS_KEY_ID"), self._env.get("AWS_SECRET_ACCESS_KEY")
-        if key_id and secret and not self._env.get("AWS_PROFILE"):
+        if key_id and secret:  # win over AWS_PROFILE, as in every AWS tool
             session.set_credentials(key_id, secret, self._env.get("AWS_SESSION_TOKEN") or None)
         return session
 
