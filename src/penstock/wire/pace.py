@@ -15,11 +15,13 @@ from penstock.errors import Denied, RateLimited, Retryable, TicketExpired
 T = TypeVar("T")
 
 GIVE_UP_S: Final = 90.0  # without one byte of progress; a typed error then comes within 120 s, the last try included
+PLAN_GIVE_UP_S: Final = 20.0  # before the first byte: a wrong host name is likelier then than an outage
 MAX_HOLD_S: Final = 900.0  # a service that asks for a longer wait gets an error instead
 _FIRST_BACKOFF_S: Final = 0.25
 _LONGEST_BACKOFF_S: Final = 15.0  # no gap above 20 s without a try
 _REFUSALS: Final = 3  # of fresh tickets in a row, then it is no expiry
 _LIMITS_IN_A_ROW: Final = 12
+_WORTH_SAYING_S: Final = 3.0
 
 
 class Stopped(BaseException):
@@ -34,18 +36,23 @@ def backoff_s(failures: int, jitter: float) -> float:
 class Pace:
     """One hop's patience and limits. Safe from any thread.
 
-    `max_bytes_per_s`: of bytes read from the source, None for no limit. `retries`: by error code, for the report.
+    `max_bytes_per_s`: of bytes read from the source, None for no limit. `give_up_s`: without progress. `note`: told of
+    every wait that a service asks for. `retries`: by error code, for the report.
     """
 
     def __init__(
         self,
         *,
         max_bytes_per_s: float | None = None,
+        give_up_s: float = GIVE_UP_S,
+        note: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._max_bytes_per_s = max_bytes_per_s
+        self._give_up_s = give_up_s
+        self._note = note
         self._clock = clock
         self._stop = Event()
         self._sleep = sleep or self._stop.wait
@@ -59,6 +66,11 @@ class Pace:
     @property
     def stopped(self) -> bool:
         return self._stop.is_set()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit to the rate, so that a slow connection may be slow on purpose."""
+        return self._max_bytes_per_s is not None
 
     def stop(self) -> None:
         """Ask every lane to end at its next step."""
@@ -87,7 +99,7 @@ class Pace:
         """The result of `attempt`, tried again after Retryable errors while there is reason to hope.
 
         Any change of `progress()` renews patience. A RateLimited holds every retry of the same `service`. Raises the
-        last error after `GIVE_UP_S` without progress, Denied when fresh tickets are refused again and again.
+        last error after `give_up_s` without progress, Denied when fresh tickets are refused again and again.
         """
         patience = _Patience(self._clock(), progress())
         while True:
@@ -115,16 +127,23 @@ class Pace:
             wait_s = error.retry_after_s if error.retry_after_s is not None else backoff_s(patience.limited + 2, 0.5)
             if wait_s > MAX_HOLD_S or patience.limited > _LIMITS_IN_A_ROW:
                 raise error
-            with self._lock:
-                self._held[service] = max(self._held.get(service, 0.0), self._clock() + wait_s)
+            self._hold(service, wait_s, error)
             return 0.0
         delay_s = backoff_s(patience.failures, self._jitter())
-        if patience.spent_s(self._clock()) + delay_s > GIVE_UP_S:
+        if patience.spent_s(self._clock()) + delay_s > self._give_up_s:
             error.hint = error.hint or (
                 f"gave up after {patience.failures} tries without progress; the same command goes on where this stopped"
             )
             raise error
         return delay_s
+
+    def _hold(self, service: str, wait_s: float, error: RateLimited) -> None:
+        """Nobody asks `service` for so long; told once, not by every lane that heard it."""
+        with self._lock:
+            now, before = self._clock(), self._held.get(service, 0.0)
+            self._held[service] = max(before, now + wait_s)
+        if before <= now and wait_s >= _WORTH_SAYING_S:
+            self._note(f"{error}; waiting {wait_s:.0f} s")
 
     def _await_hold(self, service: str, patience: _Patience) -> None:
         while True:
@@ -173,38 +192,98 @@ class Flow:
 _SLOW_SHARE: Final = 0.25  # of the fastest; CDN edges come in 8.7 and 67 MB/s kinds (xet-core#821)
 _YOUNG_S: Final = 1.0
 _LONGEST_TRUST_S: Final = 32.0
+_TRUST_GROWTH: Final = 1.2  # where 7 edges of 10 are slow, a growth of 1.43 would never find the others
 
 
-def choose_slow(flows: Sequence[Flow]) -> list[int]:
+def choose_slow(flows: Sequence[Flow], *, best_bytes_per_s: float = 0.0) -> list[int]:
     """Lanes whose connection is so much slower than the best that another edge is worth dialling.
 
-    A connection gets 1 s to show itself, twice as long after each redial of its lane: where all edges are alike, or the
-    spread has other reasons, dialling dies down.
+    `best_bytes_per_s`: of one connection, seen before: at the end of a hop only slow ones may be left. A connection
+    gets 1 s to show itself, longer after each redial of its lane: where the spread has other reasons, that dies down.
     """
     best = max((flow.bytes_per_s for flow in flows), default=0.0)
+    best = max(best, best_bytes_per_s)
     return [
         flow.lane
         for flow in flows
-        if flow.bytes_per_s < best * _SLOW_SHARE and flow.age_s >= min(_LONGEST_TRUST_S, _YOUNG_S * 1.5**flow.redials)
+        if flow.bytes_per_s < best * _SLOW_SHARE
+        and flow.age_s >= min(_LONGEST_TRUST_S, _YOUNG_S * _TRUST_GROWTH**flow.redials)
     ]
 
 
+_LOOKS: Final = 2  # at one number of lanes, after one that is thrown away: connections speed up, files end
+_WORTH: Final = 0.1  # least gain for which more lanes are kept
+_FIRST_REST_LOOKS: Final = 10
+_LONGEST_REST_LOOKS: Final = 80
+
+
 class Governor:
-    """How many lanes: more as long as more of them move more bytes, then no further."""
+    """How many lanes: more as long as they move more bytes than noise explains, and back again when they do not.
+
+    Climbs by doubling; after a step that gained nothing it goes back, rests, and tries smaller steps, ever more seldom.
+    """
 
     def __init__(self, first: int, most: int) -> None:
         self.lanes = min(first, most)
         self._most = most
-        self._best = 0.0
-        self._disappointments = 0
+        self._growth = 2.0
+        self._looks: list[float] = []
+        self._settling = True
+        self._base: _Level | None = None  # what the number of lanes gave that is known to be worth it
+        self._rest = 0
+        self._next_rest = _FIRST_REST_LOOKS
 
     def advise(self, bytes_per_s: float) -> int:
-        """Lanes to run next, given what the present ones moved over the last period; never fewer than before."""
-        if bytes_per_s > self._best * 1.1:
-            self._best = bytes_per_s
-            self._disappointments = 0
-        else:
-            self._disappointments += 1
-        if self._disappointments < 2 and bytes_per_s > 0:
-            self.lanes = min(self._most, self.lanes + max(1, self.lanes // 2))
+        """Lanes to run next, given what the present ones moved over one more look (all of one length, about 1 s)."""
+        if bytes_per_s <= 0:
+            return self.lanes  # held back, or ending: says nothing about lanes
+        if self._settling:
+            self._settling = False
+            return self.lanes
+        self._looks.append(bytes_per_s)
+        if len(self._looks) == _LOOKS:
+            level = _Level(self.lanes, sum(self._looks) / _LOOKS, max(self._looks) - min(self._looks))
+            self._looks = []
+            self._judge(level)
         return self.lanes
+
+    def _judge(self, level: _Level) -> None:
+        if self._rest > 0:
+            self._base = level  # the best answer to what this number of lanes gives is the latest
+            self._rest -= _LOOKS
+        elif self._base is None or level.lanes == self._base.lanes:
+            self._base = level
+        elif level.bytes_per_s - self._base.bytes_per_s > level.least_gain(self._base):
+            self._base = level
+            self._next_rest = _FIRST_REST_LOOKS
+        else:
+            self._step_back(self._base.lanes)
+        if self._rest <= 0:
+            self._step_up()
+
+    def _step_up(self) -> None:
+        self._move_to(min(self._most, max(self.lanes + 1, int(self.lanes * self._growth))))
+
+    def _step_back(self, lanes: int) -> None:
+        self._move_to(lanes)
+        self._growth = 1.25
+        self._rest = self._next_rest
+        self._next_rest = min(_LONGEST_REST_LOOKS, 2 * self._next_rest)
+
+    def _move_to(self, lanes: int) -> None:
+        if lanes != self.lanes:
+            self.lanes = lanes
+            self._settling = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Level:
+    """What a number of lanes gave: the mean of the looks, and how far they lay apart."""
+
+    lanes: int
+    bytes_per_s: float
+    spread: float
+
+    def least_gain(self, base: _Level) -> float:
+        """Bytes per second by which this level has to exceed `base` before more lanes are the reason."""
+        return max(_WORTH * base.bytes_per_s, base.spread, self.spread)

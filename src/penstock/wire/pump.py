@@ -18,7 +18,8 @@ STAGES: Final = ("read", "hash", "send", "wait")
 
 _TICK_S: Final = 0.1
 _LOOK_S: Final = 0.5  # between looks at the connections' speed
-_GOVERN_S: Final = 2.0
+_FADE: Final = 0.9  # of the best speed seen, a look: half is forgotten in 3 s, so that a slower network is believed
+_GOVERN_S: Final = 1.0
 _FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
 _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
 _JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
@@ -97,7 +98,7 @@ Task = Callable[[Lane], None]
 class Pump:
     """Lanes that take tasks until none is left.
 
-    `lanes`: a fixed number, or None to begin with four and add more, up to `most`, while that moves more bytes.
+    `lanes`: a fixed number, or None to begin with four and find out, up to `most`, how many move the most bytes.
     """
 
     def __init__(self, *, dialer: Dialer, pace: Pace, lanes: int | None, most: int) -> None:
@@ -108,7 +109,10 @@ class Pump:
         self._errors: list[BaseException] = []
         self._lock = Lock()
         self._looks: dict[int, tuple[float, int]] = {}
+        self._best_flow = 0.0
         self._threads: list[Thread] = []
+        self._working = 0
+        self._drained = False
         self.lanes: list[Lane] = []
 
     def run(self, take: Callable[[Lane], Task | None], *, tick: Callable[[], None] = lambda: None) -> None:
@@ -144,16 +148,29 @@ class Pump:
                 self._start_lanes(take)
 
     def _start_lanes(self, take: Callable[[Lane], Task | None]) -> None:
-        while len(self.lanes) < self._governor.lanes:
+        while self._working < self._governor.lanes and not self._drained:
             lane = Lane(len(self.lanes), self._dialer, self._pace)
             thread = Thread(target=self._work, args=(lane, take), name=f"lane-{lane.index}", daemon=True)
             self.lanes.append(lane)
             self._threads.append(thread)
+            with self._lock:
+                self._working += 1
             thread.start()
+
+    def _may_go_on(self) -> bool:
+        """Whether the lane that asks is still wanted; False takes it out of the count."""
+        with self._lock:
+            wanted = self._working <= self._governor.lanes
+            self._working -= not wanted
+            return wanted
 
     def _work(self, lane: Lane, take: Callable[[Lane], Task | None]) -> None:
         try:
-            while (task := take(lane)) is not None:
+            while self._may_go_on():
+                task = take(lane)
+                if task is None:
+                    self._drained = True
+                    return
                 task(lane)
         except Stopped:
             pass
@@ -175,9 +192,12 @@ class Pump:
                 continue
             rate = (lane.read_bytes - before[1]) / (now - before[0])
             flows.append(Flow(lane.index, rate, now - lane.connections.dialled_at, lane.redials))
-        for index in choose_slow(flows):
+        self._best_flow = max([self._best_flow * _FADE, *(flow.bytes_per_s for flow in flows)])
+        if self._pace.limited or self._pace.holding_s():
+            return
+        for index in choose_slow(flows, best_bytes_per_s=self._best_flow):
             lane = self.lanes[index]
-            if lane.stage == "read" and not self._pace.holding_s():
+            if lane.stage == "read":
                 lane.redials += 1
                 lane.connections.interrupt()
 

@@ -45,20 +45,20 @@ class Slot:
 
 
 class Ring:
-    """`total_bytes // slot_bytes` slots of `slot_bytes` (rounded up to pages). Raises UsageError below one."""
+    """`total_bytes // slot_bytes` slots of `slot_bytes`, each rounded up to pages. Raises UsageError below one slot."""
 
     def __init__(self, total_bytes: int, slot_bytes: int) -> None:
-        slot_bytes = max(mmap.PAGESIZE, -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
-        count = total_bytes // slot_bytes
+        count = total_bytes // max(1, slot_bytes)
         if count < 1:
             raise UsageError(
                 f"--memory {format_bytes(total_bytes)} cannot hold one part of {format_bytes(slot_bytes)}",
                 hint=f"give at least --memory {-(-slot_bytes // MiB)}MiB",
             )
+        slot_bytes = max(mmap.PAGESIZE, -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
         self.lock = Condition()
         self.slot_bytes = slot_bytes
         self.slots = count
-        self._memory = mmap.mmap(-1, count * slot_bytes)
+        self._memory = mmap.mmap(-1, count * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         whole = memoryview(self._memory)
