@@ -109,14 +109,14 @@ def serving(kind: str, model: Path, work: Path) -> Iterator[Servers]:
 def sides(servers: Servers, model: Path, ram: Path) -> dict[str, str]:
     """Each side as a shell command; `$BUCKET` is an empty prefix."""
     files = sorted(path.name for path in model.iterdir() if path.is_file() and path.name != ".gitattributes")
-    urls = "\\n".join(f"{servers.hub}/{MODEL}/resolve/main/{name}" for name in files)
+    jobs = "\\n".join(f"{servers.hub}/{MODEL}/resolve/main/{name} {name}" for name in files)
     authority = f"--ca-certificate={servers.env['SSL_CERT_FILE']}" if "SSL_CERT_FILE" in servers.env else ""
     aria2c = (
-        f"printf '{urls}\\n' | xargs -P 4 -n 1 aria2c -q -c {authority} -x 16 -s 16 -k 3M --file-allocation=none "
-        f"--auto-file-renaming=false --allow-overwrite=true -d {ram}"
+        f"printf '{jobs}\\n' | xargs -P 4 -n 2 sh -c "
+        f'\'aria2c -q -c {authority} -x 16 -s 16 -k 3M --file-allocation=none -d {ram} -o "$2" "$1"\' _'
     )
     hf = f"{BIN}/hf download {MODEL} --local-dir {ram} >/dev/null"
-    s5cmd = f"{BIN}/s5cmd --log error cp '{ram}/*' s3://$BUCKET/"
+    s5cmd = f"{BIN}/s5cmd --log error --endpoint-url {servers.s3} cp '{ram}/*' s3://$BUCKET/"
     aws = f"aws s3 cp --recursive --only-show-errors {ram} s3://$BUCKET/"
     return {
         "penstock copy": f"{sys.executable} -m penstock copy hf://{MODEL} s3://$BUCKET --json --progress none",

@@ -16,9 +16,9 @@ def main() -> None:
     if cert:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(cert[0])
-    with HubEmulator(port=port, tls=tls) as hub:
-        hub.add_model("bench/model", folder)
-        print("ready", flush=True)
+    hub = HubEmulator(port=port, tls=tls)
+    hub.add_model("bench/model", folder)  # hashed before it listens
+    with hub:
         while True:
             time.sleep(3600)
 

@@ -218,7 +218,6 @@ def main() -> None:
         tls.load_cert_chain(cert[0])
     sink = Sink()
     with socket.create_server(("127.0.0.1", port), backlog=256) as server:
-        print("ready", flush=True)
         while True:
             sock, _ = server.accept()
             Connection(sink, sock, tls).start()

@@ -48,11 +48,14 @@ def digest_files(
     observer: Observer,
     on_damage: Damage | None = None,
 ) -> dict[str, ManifestFile]:
-    """The manifest entries of `files`, by path, from reading each of them once. `on_damage` as in FileTransfer."""
+    """The manifest entries of `files`, by path, from reading each of them once. `on_damage` as in FileTransfer.
+
+    Raises UsageError where the memory does not hold one part.
+    """
     if not files:
         return {}
     slot_bytes = max([1, *(min(file.part_bytes, file.size_bytes) for file in files)])
-    ring = Ring(max(slot_bytes, min(memory_bytes, slot_bytes * sum(file.parts for file in files))), slot_bytes)
+    ring = Ring(min(memory_bytes, slot_bytes * sum(file.parts for file in files)), slot_bytes)
     collector = _Collector(observer)
     pace = Pace()
     pump = Pump(dialer=dialer, pace=pace, lanes=lanes and min(lanes, ring.slots), most=min(ring.slots, 64))

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from penstock.errors import UsageError
 from penstock.model.manifest import Manifest, ManifestFile
 from penstock.stores.base import ObjectInfo, Properties, part_bytes_for
-from penstock.units import MiB
+from penstock.units import MiB, format_bytes
 
 BASE_MEMORY_BYTES = 110 * MiB  # interpreter, Hub client and one cloud SDK; measured (benchmarks/)
 
@@ -111,7 +112,7 @@ def plan_copy(
     `previous`: the manifest at the destination. `finished`: what an interrupted copy had published (its journal).
     `present`: the destination's listing by key. A file is kept when one of the first two has the same digest and the
     third the same object; never when `force`. `sibling`: the version before, from which unchanged files are cloned.
-    `server_side`: source and destination can copy between them.
+    `server_side`: source and destination can copy between them. Raises UsageError where the memory holds no part.
     """
     there = {file.path: file for file in previous.files} if previous else {}
     there |= finished or {}
@@ -125,24 +126,35 @@ def plan_copy(
             continue
         known = source_manifest.find(info.key) if source_manifest else None
         planned = PlannedFile(source=info, part_bytes=part_bytes_for(info.size_bytes, properties), known=known)
-        before = sibling.find(info.key) if sibling and not force else None
-        if before and _is_same(info, before):
-            clone.append(PlannedClone(place="sibling", entry=before, fallback=planned))
+        cousin = sibling.find(info.key) if sibling and not force else None
+        if cousin and _is_same(info, cousin):
+            clone.append(PlannedClone(place="sibling", entry=cousin, fallback=planned))
         elif known and server_side:
             clone.append(PlannedClone(place="source", entry=known, fallback=planned))
         else:
             move.append(planned)
     move.sort(key=lambda file: (-file.size_bytes, file.path))
     wanted = {info.key for info in files}
-    slots = [min(file.part_bytes, file.size_bytes) for file in [*move, *(item.fallback for item in clone)]]
+    before = [*(file.path for file in previous.files), *(finished or {})] if previous else [*(finished or {})]
     return CopyPlan(
         move=tuple(move),
         clone=tuple(clone),
         keep=tuple(keep),
-        remove=tuple(file.path for file in (previous.files if previous else ()) if file.path not in wanted),
-        slot_bytes=max([1, *slots]),
+        remove=tuple(path for path in dict.fromkeys(before) if path not in wanted),
+        slot_bytes=_choose_slot([*move, *(item.fallback for item in clone)], memory_bytes),
         memory_bytes=memory_bytes,
     )
+
+
+def _choose_slot(files: Sequence[PlannedFile], memory_bytes: int) -> int:
+    """What holds the largest part. Raises UsageError if the memory does not."""
+    slot_bytes = max([1, *(min(file.part_bytes, file.size_bytes) for file in files)])
+    if files and slot_bytes > memory_bytes:
+        raise UsageError(
+            f"--memory {format_bytes(memory_bytes)} cannot hold one part of {format_bytes(slot_bytes)}",
+            hint=f"give at least --memory {-(-slot_bytes // MiB)}MiB",
+        )
+    return slot_bytes
 
 
 def _is_same(info: ObjectInfo, had: ManifestFile) -> bool:

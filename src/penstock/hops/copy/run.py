@@ -191,7 +191,7 @@ class _Copy:
         self._cloned = 0
         self._pace = Pace(max_bytes_per_s=options.max_bytes_per_s)
         self._created_at = now_rfc3339()
-        self._journal = Journal(destination, owner, origin=model.origin, created_at=self._created_at)
+        self._journal = Journal(destination, owner, origin=model.origin, created_at=self._created_at, dialer=dialer)
 
     # -- the order of things
 

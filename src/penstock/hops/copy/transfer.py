@@ -92,8 +92,7 @@ class FileTransfer:
     @property
     def done_bytes(self) -> int:
         """Of parts that are sent, by an earlier run or this one."""
-        sent = sum(1 for receipt in self._receipts if receipt is not None)
-        return min(sent * self.plan.part_bytes, self.plan.size_bytes)
+        return min(self._sent * self.plan.part_bytes, self.plan.size_bytes)
 
     @property
     def resumed_bytes(self) -> int:
@@ -192,6 +191,7 @@ class FileTransfer:
             per_part = self.plan.part_bytes // CHUNK_BYTES
             for number in range(self._resumed):
                 self._chunks[number] = list(state.chunk_crc32c[number * per_part : (number + 1) * per_part])
+        self._sent = self._resumed
         self._sha_states: dict[int, str | None] = {self._hashed: self._sha.state()}
 
     def _arrive(self, lane: Lane, number: int, slot: Slot) -> None:
@@ -270,9 +270,17 @@ class FileTransfer:
             store, chunks = self._store, self._chunks[number]
             upload = self._begin_upload(lane, store)
             crc = combine_chunks(chunks or [], CHUNK_BYTES, len(view))
-            reply = lane.send(lambda: store.part_ticket(upload, number, body_bytes=len(view), crc32c=crc), view)
-            receipt = store.part_receipt(upload, number, reply, crc32c=crc)
+            try:
+                receipt = lane.send(
+                    lambda: store.part_ticket(upload, number, body_bytes=len(view), crc32c=crc),
+                    view,
+                    lambda reply: store.part_receipt(upload, number, reply, crc32c=crc),
+                )
+            except UploadGone:
+                self._ledger.forget(self.path)
+                raise
         with self._lock:
+            self._sent += self._receipts[number] is None
             self._receipts[number] = receipt
         if self._store is not None and self.plan.parts > 1:
             self._ledger.touch(self)
@@ -369,12 +377,17 @@ class FileTransfer:
             self._fetch_checked(lane, number, view)
             with lane.in_stage("hash"):
                 self._sha.update(view)
+                if self._sha1:
+                    self._sha1.update(view)
             if self._chunks[number] != before[number]:
                 start = number * self.plan.part_bytes
                 self._ledger.note(f"{self.path}: bytes {start}-{start + len(view) - 1} differed; sent again")
                 if store and upload:
                     self._send(lane, number, view)
         if self._digest_problem():
+            if store and upload:
+                lane.call(lambda: store.abort_upload(upload))
+                self._ledger.forget(self.path)
             raise self._wrong_digest()
 
 
@@ -405,9 +418,9 @@ class Schedule:
     def take(self, lane: Lane) -> Task | None:
         """The next part as a task, with its slot in hand; None when all are taken."""
         while self._has_work():
+            lane.pace.check()
             with lane.in_stage("wait"):
                 slot = self._ring.take(timeout_s=0.2)
-            lane.pace.check()
             if slot is None:
                 continue
             chosen = self._choose(lane.index)
