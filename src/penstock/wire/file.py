@@ -7,7 +7,7 @@ import os
 import urllib.parse
 from typing import Final
 
-from penstock.errors import Denied, NoSpace, NotFound, ObjectChanged, PenstockError, Unavailable
+from penstock.errors import Denied, NoSpace, NotFound, ObjectChanged, PenstockError, Unavailable, UploadGone
 from penstock.units import MiB
 from penstock.wire.ticket import PartTicket, Reply, Ticket
 
@@ -61,7 +61,7 @@ class FileRange:
 
 
 def write_part(ticket: PartTicket, body: memoryview) -> Reply:
-    """Put `body` into the file at the ticket's offset. Raises NoSpace, Denied, NotFound."""
+    """Put `body` into the file at the ticket's offset. Raises NoSpace, Denied; UploadGone if there is no such file."""
     try:
         fd = os.open(file_path(ticket.url), os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -70,6 +70,8 @@ def write_part(ticket: PartTicket, body: memoryview) -> Reply:
                 done += os.pwrite(fd, body[done : done + _STEP_BYTES], ticket.offset + done)
         finally:
             os.close(fd)
+    except FileNotFoundError as error:
+        raise UploadGone(f"{ticket.name}: the file that its parts are written to is no longer there") from error
     except OSError as error:
         raise map_os_error(error, ticket.name, "write") from error
     return Reply(status=200, headers={})

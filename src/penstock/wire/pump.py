@@ -59,10 +59,17 @@ class Lane:
         with self.in_stage("read"):
             self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
 
-    def send(self, mint: Callable[[], PartTicket], body: memoryview, *, service: str = "destination") -> Reply:
-        """Send `body` as the part that `mint` gives a ticket for, however many tries that takes."""
+    def send(
+        self,
+        mint: Callable[[], PartTicket],
+        body: memoryview,
+        accept: Callable[[Reply], T],
+        *,
+        service: str = "destination",
+    ) -> T:
+        """Send `body` as the part that `mint` gives a ticket for, until `accept` takes the answer; what that says."""
         with self.in_stage("send"):
-            return self.pace.retry(lambda: self.connections.send_part(mint(), body), service=service)
+            return self.pace.retry(lambda: accept(self.connections.send_part(mint(), body)), service=service)
 
     def call(self, function: Callable[[], T], *, service: str = "destination") -> T:
         """A small request of a store, with the same patience."""

@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -41,6 +41,8 @@ PREVIOUS_KEY: Final = f"{JOURNAL_FOLDER}/previous"
 HEARTBEAT_S: Final = 5.0
 STALE_S: Final = 20.0  # four heartbeats missed, seen by the waiter's own clock: clocks need not agree
 _RETRY_S: Final = 1.0
+_LAST_WRITES_S: Final = 10.0
+_LAST_WRITES_ON_SIGNAL_S: Final = 1.5  # SIGTERM has to be answered within 2 s
 _WORTH_NOTING_BYTES: Final = MiB
 
 
@@ -191,7 +193,13 @@ def parse_file_state(data: bytes) -> FileState:
     """What `dump` wrote. Raises VerificationFailed for anything else: the file is then begun again."""
     try:
         fields: Mapping[str, Any] = json.loads(data)
-        upload = Upload(**fields["upload"])
+        kept = fields["upload"]
+        upload = Upload(
+            key=str(kept["key"]),
+            id=str(kept["id"]),
+            size_bytes=int(kept["size_bytes"]),
+            part_bytes=int(kept["part_bytes"]),
+        )
         state = FileState(
             path=str(fields["path"]),
             identity=str(fields["identity"]),
@@ -213,9 +221,8 @@ def _is_sound(state: FileState) -> bool:
     """Whether the fields fit together: nobody vouches for what lies in a bucket."""
     upload, done = state.upload, len(state.receipts)
     return (
-        isinstance(upload.key, str)
-        and isinstance(upload.id, str)
-        and bool(upload.id)
+        bool(upload.id)
+        and upload.size_bytes > 0
         and upload.part_bytes > 0
         and upload.part_bytes % CHUNK_BYTES == 0
         and done < upload.parts
@@ -276,9 +283,9 @@ def clear_journal(store: Store) -> None:
 
 
 class Journal:
-    """Writes progress down, from its own thread, while its block lasts. `done_bytes` is told to those who wait.
+    """Writes progress down, from its own thread, while its block lasts; a block that fails gives the prefix up.
 
-    `error`: what made writing impossible; whoever runs the copy raises it.
+    `done_bytes`, `total_bytes`: told to those who wait. `error`: what made writing impossible, for `check` to raise.
     """
 
     def __init__(self, store: Store, owner: Owner, *, origin: Origin, created_at: str, dialer: Dialer) -> None:
@@ -290,10 +297,11 @@ class Journal:
         self._dirty: dict[str, Snapshot] = {}
         self._written_at: dict[str, float] = {}
         self._wake = Condition()
+        self._writing = Lock()
         self._closing = False
-        self._thread = Thread(target=self._write_all, name="journal", daemon=True)
-        self.done_bytes = 0
-        self.error: PenstockError | None = None
+        self._thread = Thread(target=self._write_until_closed, name="journal", daemon=True)
+        self.done_bytes = self.total_bytes = 0
+        self.error: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -305,7 +313,24 @@ class Journal:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(timeout=10.0)
+        self._thread.join(_LAST_WRITES_ON_SIGNAL_S if isinstance(error, KeyboardInterrupt) else _LAST_WRITES_S)
+        if self._thread.is_alive():
+            return
+        self._connections.close()
+        if error is not None:
+            with contextlib.suppress(PenstockError):
+                self._leave()
+
+    def _leave(self) -> None:
+        """Tell whoever comes next that it need not wait."""
+        owner = read_owner(self._store)
+        if owner is not None and owner.run == self._owner.run:
+            self._store.put(OWNER_KEY, _dump_owner(dataclasses.replace(self._owner, left=True)))
+
+    def check(self) -> None:
+        """Raise `error`, if any."""
+        if self.error is not None:
+            raise self.error
 
     def touch(self, file: Snapshot) -> None:
         """`file` has moved on; its state is written soon, several steps as one."""
@@ -321,14 +346,22 @@ class Journal:
             return
         one = Manifest(origin=self._origin, created_at=self._created_at, tool=TOOL, files=(file,))
         self._store.put(f"{_name(file.path)}.done", dump_manifest(one))
-        if file.path in self._written_at:
-            self._store.delete(f"{_name(file.path)}.json")
+        with self._writing:
+            if file.path in self._written_at:
+                self._store.delete(f"{_name(file.path)}.json")
 
     def forget(self, path: str) -> None:
         """What was written of an unfinished file no longer holds."""
         with self._wake:
             self._dirty.pop(path, None)
-        self._store.delete(f"{_name(path)}.json")
+        with self._writing:
+            self._store.delete(f"{_name(path)}.json")
+
+    def _write_until_closed(self) -> None:
+        try:
+            self._write_all()
+        except BaseException as error:  # noqa: BLE001  it travels: the copy raises it
+            self.error = error
 
     def _write_all(self) -> None:
         next_beat = time.monotonic() + HEARTBEAT_S
@@ -354,19 +387,17 @@ class Journal:
                 for file in due:
                     self.touch(file)
                 time.sleep(_RETRY_S)
-            except PenstockError as error:
-                self.error = error
-                return
 
     def _due(self) -> list[Snapshot]:
         oldest = time.monotonic() - self._store.properties.min_rewrite_s
         return [file for path, file in self._dirty.items() if self._written_at.get(path, oldest) <= oldest]
 
     def _write(self, file: Snapshot) -> None:
-        state = file.file_state()
-        if state is not None:
-            self._put(f"{_name(file.path)}.json", state.dump())
-            self._written_at[file.path] = time.monotonic()
+        with self._writing:
+            state = file.file_state()
+            if state is not None:
+                self._put(f"{_name(file.path)}.json", state.dump())
+                self._written_at[file.path] = time.monotonic()
 
     def _put(self, key: str, data: bytes) -> None:
         """Write an entry over the wire: a tenth of what an SDK's put costs, and there is one for nearly each part."""
@@ -386,5 +417,7 @@ class Journal:
                 f"{self._store.ref}: another penstock copy (host {owner.host}, process {owner.pid}) took over",
                 hint="it goes on from where this one was; wait for it or run the same command",
             )
-        self._owner = dataclasses.replace(self._owner, beat=self._owner.beat + 1, done_bytes=self.done_bytes)
+        self._owner = dataclasses.replace(
+            self._owner, beat=self._owner.beat + 1, done_bytes=self.done_bytes, total_bytes=self.total_bytes
+        )
         self._store.put(OWNER_KEY, _dump_owner(self._owner))

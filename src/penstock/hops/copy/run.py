@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
-from penstock.digest import crc32c
-from penstock.errors import PenstockError, UploadGone, UsageError
+from penstock.digest import crc32c, reopen_sha256
+from penstock.errors import PenstockError, UploadGone, UsageError, VerificationFailed
 from penstock.hops.copy.journal import (
+    PREVIOUS_KEY,
     FileState,
     Journal,
     JournalContent,
     Owner,
+    Superseded,
     boot_id,
     claim,
     clear_journal,
@@ -26,25 +29,71 @@ from penstock.hops.copy.publish import now_rfc3339, point_latest, read_latest, w
 from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound
 from penstock.hops.copy.source import SourceModel, list_files, read_manifest, read_source
 from penstock.hops.copy.transfer import FileTransfer, Schedule, identity_of
-from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, tree_sha256
+from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, dump_manifest, tree_sha256
 from penstock.stores.base import Reader, Store
 from penstock.units import format_bytes
 from penstock.wire.http import Connections, Dialer, Transfer
-from penstock.wire.pace import Pace
+from penstock.wire.pace import GIVE_UP_S, PLAN_GIVE_UP_S, Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring
 from penstock.wire.ticket import TicketBox
+
+T = TypeVar("T")
 
 _ATTEMPTS: Final = 3  # a lost multipart upload begins its file again; twice is enough
 
 
 def describe_copy(source: Reader, destination: Store, options: Options) -> tuple[SourceModel, CopyPlan]:
     """What a copy would do now: what `--dry-run` prints. Writes nothing."""
-    model = read_source(source, include=options.include, exclude=options.exclude)
-    previous = read_manifest(destination)
-    _check_destination(destination, model, previous, options)
-    content = read_journal(destination)
-    return model, _plan(source, destination, model, options, previous, content)
+    pace = Pace(give_up_s=PLAN_GIVE_UP_S)
+    model = _read_source(source, options, pace)
+    return model, _look(source, destination, model, options, pace).plan
+
+
+def _read_source(source: Reader, options: Options, pace: Pace) -> SourceModel:
+    return pace.retry(lambda: read_source(source, include=options.include, exclude=options.exclude), service="source")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """A destination as it is now, and what is therefore to be done. `manifest`: the one that readers see."""
+
+    manifest: Manifest | None
+    content: JournalContent
+    plan: CopyPlan
+
+    def is_complete(self, model: SourceModel) -> bool:
+        """Nothing is to be done: the manifest there is the one this copy would write."""
+        if self.manifest is None or self.plan.move or self.plan.clone or self.plan.remove:
+            return False
+        return self.manifest.origin.commit == model.origin.commit
+
+    @property
+    def need_bytes(self) -> int:
+        """Space for what is to be moved, less what lies in unfinished uploads already."""
+        states = (self.content.states.get(file.path) for file in self.plan.move)
+        return self.plan.move_bytes - sum(len(state.receipts) * state.upload.part_bytes for state in states if state)
+
+
+def _look(source: Reader, destination: Store, model: SourceModel, options: Options, pace: Pace) -> _Look:
+    def ask() -> _Look:
+        manifest = _read_replaced(destination, options)
+        _check_destination(destination, model, manifest, options)
+        content = read_journal(destination)
+        plan = _plan(source, destination, model, options, manifest or content.previous, content)
+        return _Look(manifest=manifest, content=content, plan=plan)
+
+    return pace.retry(ask, service="destination")
+
+
+def _read_replaced(destination: Store, options: Options) -> Manifest | None:
+    """The manifest there; with --force a broken one may be replaced like any other."""
+    try:
+        return read_manifest(destination)
+    except VerificationFailed:
+        if options.force:
+            return None
+        raise
 
 
 def _plan(
@@ -133,21 +182,22 @@ def run_copy(
     bytes, the other waits and reports `already_complete`.
     """
     began = time.monotonic()
-    model = read_source(source, include=options.include, exclude=options.exclude)
+    model = _read_source(source, options, Pace(give_up_s=PLAN_GIVE_UP_S, note=observer.note))
     for warning in model.warnings:
         observer.note(warning)
-    previous = read_manifest(destination)
-    _check_destination(destination, model, previous, options)
+    moved_bytes = 0
     with new_owner() as owner:
         for attempt in range(_ATTEMPTS):
             copy = _Copy(source, destination, model, options, dialer, observer, owner, began)
             try:
-                return copy.run(previous)
-            except UploadGone as error:
+                report = copy.run()
+            except (UploadGone, Superseded) as error:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                observer.note(f"{error}; that file begins again")
-                previous = read_manifest(destination)
+                moved_bytes += copy.moved_bytes
+                observer.note(f"{error}; going on from what is there")
+            else:
+                return dataclasses.replace(report, moved_bytes=report.moved_bytes + moved_bytes)
     raise AssertionError("unreachable")
 
 
@@ -189,43 +239,48 @@ class _Copy:
         self._entries: dict[str, ManifestFile] = {}
         self._files: list[FileTransfer] = []
         self._cloned = 0
-        self._pace = Pace(max_bytes_per_s=options.max_bytes_per_s)
+        self._pump: Pump | None = None
+        self._pace = Pace(max_bytes_per_s=options.max_bytes_per_s, note=observer.note)
         self._created_at = now_rfc3339()
         self._journal = Journal(destination, owner, origin=model.origin, created_at=self._created_at, dialer=dialer)
 
     # -- the order of things
 
-    def run(self, previous: Manifest | None) -> CopyReport:
-        plan = self._make_plan(previous, JournalContent(finished={}, states={}))
-        if self._is_complete(previous, plan):
-            self._observer.planned(self._model, plan)
-            return self._report("already_complete", plan, None)
-        self._destination.check_writable(plan.move_bytes)
+    def run(self) -> CopyReport:
+        look = self._look(PLAN_GIVE_UP_S)
+        if look.is_complete(self._model) and not look.content.entries:
+            self._observer.planned(self._model, look.plan)
+            return self._report("already_complete", look.plan)
+        if not look.is_complete(self._model):
+            self._ask(lambda: self._destination.check_writable(look.need_bytes))
         if not self._claim():
-            return self._report("already_complete", plan, None)
-        content = read_journal(self._destination)
-        previous = read_manifest(self._destination)
-        plan = self._make_plan(previous, content)
-        self._observer.planned(self._model, plan)
-        if previous is not None:
-            if self._is_complete(previous, plan):
-                clear_journal(self._destination)
-                return self._report("already_complete", plan, None)
-            self._destination.delete(MANIFEST_KEY)  # no reader trusts a prefix that is being changed
-        pump = self._move(plan, content)
-        self._publish(plan)
-        return self._report("copied", plan, pump)
+            return self._report("already_complete", look.plan)
+        with self._journal:
+            look = self._look(GIVE_UP_S)
+            self._observer.planned(self._model, look.plan)
+            complete = look.is_complete(self._model)
+            if not complete:
+                self._hide(look.manifest)
+                self._move(look.plan, look.content)
+                self._publish(look.plan)
+        self._ask(lambda: clear_journal(self._destination))
+        return self._report("already_complete" if complete else "copied", look.plan)
 
-    def _make_plan(self, previous: Manifest | None, content: JournalContent) -> CopyPlan:
-        plan = _plan(self._source, self._destination, self._model, self._options, previous, content)
-        self._entries = {file.path: file for file in plan.keep}
-        return plan
+    def _ask(self, function: Callable[[], T]) -> T:
+        """A small request to the destination, with the hop's patience."""
+        return self._pace.retry(function, service="destination")
 
-    def _is_complete(self, previous: Manifest | None, plan: CopyPlan) -> bool:
-        """Nothing is to be done: the manifest there is the one this copy would write."""
-        if previous is None or plan.move or plan.clone or plan.remove:
-            return False
-        return previous.origin.commit == self._model.origin.commit
+    def _look(self, give_up_s: float) -> _Look:
+        pace = Pace(give_up_s=give_up_s, note=self._observer.note)
+        look = _look(self._source, self._destination, self._model, self._options, pace)
+        self._entries = {file.path: file for file in look.plan.keep}
+        return look
+
+    def _hide(self, manifest: Manifest | None) -> None:
+        """No reader trusts a prefix that is being changed; what may be kept of it is remembered."""
+        if manifest is not None:
+            self._ask(lambda: self._destination.put(PREVIOUS_KEY, dump_manifest(manifest)))
+            self._ask(lambda: self._destination.delete(MANIFEST_KEY))
 
     def _claim(self) -> bool:
         waited = 0
@@ -240,32 +295,38 @@ class _Copy:
                 )
             waited += 1
 
-        def is_complete() -> bool:
-            previous = read_manifest(self._destination)
-            return previous is not None and self._is_complete(
-                previous, self._make_plan(previous, JournalContent(finished={}, states={}))
+        return self._ask(
+            lambda: claim(
+                self._destination,
+                self._owner,
+                is_complete=lambda: self._look(PLAN_GIVE_UP_S).is_complete(self._model),
+                on_wait=on_wait,
             )
+        )
 
-        return claim(self._destination, self._owner, is_complete=is_complete, on_wait=on_wait)
-
-    def _move(self, plan: CopyPlan, content: JournalContent) -> Pump:
+    def _move(self, plan: CopyPlan, content: JournalContent) -> None:
+        self._journal.total_bytes = plan.total_bytes
         ring = Ring(plan.ring_bytes, plan.slot_bytes)
         pump = Pump(dialer=self._dialer, pace=self._pace, lanes=self._lanes(ring.slots), most=min(ring.slots, 64))
         move = [*plan.move, *self._clone_all(plan)]
         states = self._usable_states(move, content)
-        self._abort_strays(move, states)
+        self._abort_uploads(self._our_keys(plan, content) - states.keys())
         self._files = [
             FileTransfer(file, self._source, self._destination, self, state=states.get(file.path)) for file in move
         ]
+        self._pump = pump
+        self._say_resumed(plan, content)
+        pump.run(Schedule(self._files, ring).take, tick=lambda: self._tick(plan, pump))
+        self._journal.check()
+        self._abort_uploads(self._our_keys(plan, content))
+
+    def _say_resumed(self, plan: CopyPlan, content: JournalContent) -> None:
         resumed = sum(file.resumed_bytes for file in self._files)
         if resumed or (content.finished and plan.keep):
             self._observer.note(
                 f"going on where an earlier copy stopped: {len(plan.keep)} files are there, and "
                 f"{format_bytes(resumed)} of others"
             )
-        with self._journal:
-            pump.run(Schedule(self._files, ring).take, tick=lambda: self._tick(plan, pump))
-        return pump
 
     def _lanes(self, slots: int) -> int | None:
         return None if self._options.lanes is None else max(1, min(self._options.lanes, slots))
@@ -286,14 +347,14 @@ class _Copy:
         if clone.place == "sibling":
             assert self._options.sibling
             place: Reader = self._options.sibling
-            info = self._pace.retry(lambda: place.stat(entry.path), service="destination")
+            info = self._ask(lambda: place.stat(entry.path))
         else:
             place = self._source
-        made = self._pace.retry(lambda: self._destination.copy_object(place, info, entry.path), service="destination")
+        made = self._ask(lambda: self._destination.copy_object(place, info, entry.path))
         if made is None:
             return None
         if made.size_bytes != entry.size_bytes or made.crc32c not in (None, entry.crc32c):
-            self._destination.delete(entry.path)
+            self._ask(lambda: self._destination.delete(entry.path))
             self._observer.note(f"{entry.path}: the store's own copy differs; moved through this machine instead")
             return None
         self._cloned += 1
@@ -313,6 +374,7 @@ class _Copy:
                 and state.upload.size_bytes == file.size_bytes
                 and state.upload.part_bytes == file.part_bytes
                 and not self._options.force
+                and reopen_sha256(state.sha256_state or "") is not None
                 and self._still_holds(state)
             ):
                 usable[file.path] = state
@@ -340,14 +402,15 @@ class _Copy:
             connections.close()
         return True
 
-    def _abort_strays(self, move: Sequence[PlannedFile], states: Mapping[str, FileState]) -> None:
-        """Abort unfinished uploads of these files that nobody goes on with; buckets bill for them."""
-        keys = {file.path for file in move}
-        wanted = {(state.upload.key, state.upload.id) for state in states.values()}
-        strays = [upload for upload in self._destination.list_uploads() if upload.key in keys]
-        for upload in strays:
-            if (upload.key, upload.id) not in wanted:
-                self._destination.abort_upload(upload)
+    def _our_keys(self, plan: CopyPlan, content: JournalContent) -> set[str]:
+        """Every object that this copy, or one before it, may have begun to write."""
+        return {info.key for info in self._model.files} | {*plan.remove, *content.states}
+
+    def _abort_uploads(self, keys: AbstractSet[str]) -> None:
+        """Abort unfinished uploads that nobody goes on with; buckets bill for them."""
+        for upload in self._ask(lambda: list(self._destination.list_uploads())):
+            if upload.key in keys:
+                self._ask(lambda upload=upload: self._destination.abort_upload(upload))  # type: ignore[misc]
 
     # -- the ledger
 
@@ -366,8 +429,7 @@ class _Copy:
         self._observer.note(message)
 
     def _tick(self, plan: CopyPlan, pump: Pump) -> None:
-        if self._journal.error:
-            raise self._journal.error
+        self._journal.check()
         done = sum(file.done_bytes for file in self._files)
         self._journal.done_bytes = done
         self._observer.progress(
@@ -387,17 +449,22 @@ class _Copy:
     def _publish(self, plan: CopyPlan) -> None:
         """Remove what the new revision no longer has, then write the manifest: from here on the model is there."""
         for path in plan.remove:
-            self._destination.delete(path)
+            self._ask(lambda path=path: self._destination.delete(path))  # type: ignore[misc]
         manifest = Manifest(
             origin=self._model.origin,
             created_at=self._created_at,
             tool=TOOL,
             files=tuple(self._entries[info.key] for info in sorted(self._model.files, key=lambda info: info.key)),
         )
-        write_manifest(self._destination, manifest)
-        clear_journal(self._destination)
+        self._ask(lambda: write_manifest(self._destination, manifest))
 
-    def _report(self, status: str, plan: CopyPlan, pump: Pump | None) -> CopyReport:
+    @property
+    def moved_bytes(self) -> int:
+        """Read from the source so far, retries included."""
+        return self._pump.read_bytes if self._pump else 0
+
+    def _report(self, status: str, plan: CopyPlan) -> CopyReport:
+        pump = self._pump
         seconds = pump.seconds() if pump else {}
         busy = sum(seconds.values()) or 1.0
         return CopyReport(
@@ -408,7 +475,7 @@ class _Copy:
             tree_sha256=tree_sha256(self._entries.values()),
             files=len(self._model.files),
             total_bytes=self._model.total_bytes,
-            moved_bytes=pump.read_bytes if pump else 0,
+            moved_bytes=self.moved_bytes,
             sent_bytes=pump.sent_bytes if pump else 0,
             resumed_bytes=sum(file.resumed_bytes for file in self._files),
             kept_files=len(plan.keep),

@@ -78,6 +78,7 @@ class FileTransfer:
         self._waiting: dict[int, Slot] = {}
         self._hashing = False
         self._finishing = False
+        self._lost = False
         self._tensors: dict[str, Tensor] | None = None
         self._begin_digests(state)
         self.next_part = self._hashed
@@ -277,7 +278,7 @@ class FileTransfer:
                     lambda reply: store.part_receipt(upload, number, reply, crc32c=crc),
                 )
             except UploadGone:
-                self._ledger.forget(self.path)
+                self._forget()
                 raise
         with self._lock:
             self._sent += self._receipts[number] is None
@@ -297,7 +298,7 @@ class FileTransfer:
     def file_state(self) -> FileState | None:
         """For the journal: the longest prefix of parts that are hashed and sent, the last part never among them."""
         with self._lock:
-            if self._upload is None or not self._upload.id or self._finishing:
+            if self._upload is None or not self._upload.id or self._finishing or self._lost:
                 return None
             count = 0
             while count < min(self._hashed, self.plan.parts - 1) and self._receipts[count] is not None:
@@ -313,6 +314,11 @@ class FileTransfer:
                 sha256_state=self._sha_states.get(count),
                 boot=boot_id(),
             )
+
+    def _forget(self) -> None:
+        """Its upload is no more: nothing of it is to be gone on with, and no lane may note it again."""
+        self._lost = True
+        self._ledger.forget(self.path)
 
     # -- the end
 
@@ -354,12 +360,12 @@ class FileTransfer:
         try:
             info = lane.call(lambda: store.finish_upload(upload, receipts))
         except UploadGone:
-            self._ledger.forget(self.path)
+            self._forget()
             raise
         crc = self._crc32c()
         if info.size_bytes != self.plan.size_bytes or (info.crc32c is not None and info.crc32c != crc):
             lane.call(lambda: store.delete(self.path))
-            self._ledger.forget(self.path)
+            self._forget()
             raise VerificationFailed(
                 f"{store.ref}/{self.path}: the store holds {info.size_bytes} bytes with crc32c {info.crc32c or 0:08x}, "
                 f"sent were {self.plan.size_bytes} with {crc:08x}; deleted",
@@ -387,7 +393,7 @@ class FileTransfer:
         if self._digest_problem():
             if store and upload:
                 lane.call(lambda: store.abort_upload(upload))
-                self._ledger.forget(self.path)
+                self._forget()
             raise self._wrong_digest()
 
 
