@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -25,7 +26,6 @@ from penstock.errors import Interrupted, UsageError
 
 app = typer.Typer(
     name="penstock",
-    no_args_is_help=True,
     rich_markup_mode=None,  # rich costs 80 ms at every start
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; everything it has to say is printed."""
     out = Output(json="--json" in argv)  # known before a usage error is
     try:
-        code = app(list(argv), prog_name="penstock", standalone_mode=False, obj=out)
+        code = app(list(argv) or ["--help"], prog_name="penstock", standalone_mode=False, obj=out)
     except KeyboardInterrupt as error:
         return out.fail(error)
     except Exception as error:
@@ -111,7 +111,8 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and background jobs of a shell
             signal.signal(number, on_signal)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):  # None where the shell closed it
+            stream.reconfigure(errors="backslashreplace")
     _leave(run(sys.argv[1:]))
 
 
@@ -119,7 +120,7 @@ def _leave(code: int) -> None:
     """End the process; without waiting for lanes that sit in a connect when it was interrupted."""
     if threading.active_count() > 1:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(code)
     sys.exit(code)

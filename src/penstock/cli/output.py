@@ -114,13 +114,15 @@ def _describe(error: BaseException) -> dict[str, Any]:
     return {key: redact(value) if isinstance(value, str) else value for key, value in fields.items()}
 
 
-def _paint(text: str, stream: TextIO) -> str:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+def _paint(text: str, stream: TextIO | None) -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or stream is None or not stream.isatty()
     return text if plain else f"{_BOLD_RED}{text}{_RESET}"
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
     """Write and flush. When nobody reads any more the rest goes nowhere: the deed itself still counts."""
+    if stream is None:  # closed by the shell
+        return
     try:
         stream.write(text)
         stream.flush()

@@ -44,18 +44,18 @@ _WINDOW_S: Final = 10.0  # of the rate: long enough to be calm, short enough to 
 
 
 class Rate:
-    """Bytes per second over the last ten seconds. What an earlier run had moved counts for nothing."""
+    """Bytes per second over the last ten seconds."""
 
     def __init__(self) -> None:
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
 
-    def add(self, now: float, done_bytes: int) -> float:
+    def add(self, now: float, read_bytes: int) -> float:
         """The rate at `now` seconds of any monotonic clock."""
-        self._samples.append((now, done_bytes))
+        self._samples.append((now, read_bytes))
         while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW_S:
             self._samples.popleft()
         began, before = self._samples[0]
-        return max(0.0, (done_bytes - before) / (now - began)) if now > began else 0.0
+        return max(0.0, (read_bytes - before) / (now - began)) if now > began else 0.0
 
 
 class Watcher(Protocol):
@@ -132,7 +132,7 @@ class _Plain(_Silent):
 
     def progress(self, progress: Progress) -> None:
         now = self._clock()
-        bytes_per_s = self._rate.add(now, progress.done_bytes)
+        bytes_per_s = self._rate.add(now, progress.read_bytes)
         if now >= self._due:
             self._due = now + _PLAIN_S
             self._out.say(describe_progress(progress, bytes_per_s))
@@ -162,7 +162,7 @@ class _Log(_Silent):
 
     def progress(self, progress: Progress) -> None:
         now = self._clock()
-        bytes_per_s = self._rate.add(now, progress.done_bytes)
+        bytes_per_s = self._rate.add(now, progress.read_bytes)
         if now < self._due:
             return
         self._due = now + _LOG_S
@@ -208,7 +208,7 @@ class _Bar(_Silent):
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("", total=max(1, progress.total_bytes))
-        bytes_per_s = self._rate.add(time.monotonic(), progress.done_bytes)
+        bytes_per_s = self._rate.add(time.monotonic(), progress.read_bytes)
         description = describe_progress(progress, bytes_per_s)
         self._bar.update(self._task, completed=progress.done_bytes, description=description)
 
@@ -229,7 +229,7 @@ def _choose_watcher(mode: Mode, out: Output) -> Watcher:
         return _Log(out)
     if mode is Mode.none or (mode is Mode.auto and out.quiet):
         return _Silent(out)
-    if mode is Mode.bar or sys.stderr.isatty():
+    if mode is Mode.bar or (sys.stderr is not None and sys.stderr.isatty()):
         return _Bar(out)
     return _Plain(out)
 

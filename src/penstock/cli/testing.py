@@ -18,7 +18,6 @@ from penstock.units import format_bytes
 app = typer.Typer(
     name="testing",
     help="Emulators of the Hub and of a bucket, and random models.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 

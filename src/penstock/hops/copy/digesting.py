@@ -72,6 +72,7 @@ def digest_files(
                 total_bytes=total_bytes,
                 files_done=len(collector.entries),
                 files_total=len(files),
+                read_bytes=pump.read_bytes,
                 lanes=sum(1 for lane in pump.lanes if lane.stage),
                 retries=sum(pace.retries.values()),
                 holding_s=pace.holding_s(),

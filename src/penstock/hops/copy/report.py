@@ -32,12 +32,16 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A copy at one moment. `done_bytes` counts what is hashed and sent, and what an earlier run had done."""
+    """A copy at one moment. `done_bytes` counts what is hashed and sent, and what an earlier run had done.
+
+    `read_bytes`: from the source, by this run, parts under way included: what a rate is made of.
+    """
 
     done_bytes: int
     total_bytes: int
     files_done: int
     files_total: int
+    read_bytes: int
     lanes: int
     retries: int
     holding_s: float

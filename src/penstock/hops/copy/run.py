@@ -438,6 +438,7 @@ class _Copy:
                 total_bytes=plan.total_bytes,
                 files_done=len(self._entries),
                 files_total=len(self._model.files),
+                read_bytes=pump.read_bytes,
                 lanes=sum(1 for lane in pump.lanes if lane.stage),
                 retries=sum(self._pace.retries.values()),
                 holding_s=self._pace.holding_s(),
