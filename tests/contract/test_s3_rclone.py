@@ -29,7 +29,6 @@ class TestS3StoreOnRclone(StoreContract):
         "create_only_has_one_winner": "rclone ignores If-None-Match",
         "cruel_keys_are_all_different": "rclone lists a folder whose name is NFC and one whose name is NFD as one",
         "spoilt_part_is_refused": "rclone ignores x-amz-checksum-crc32c",
-        "ticket_is_pinned[same size]": "rclone ignores If-Match; another size the wire sees by itself",
         "copy_object_is_pinned": "rclone ignores x-amz-copy-source-if-match",
     }
     sometimes: ClassVar = {"put_is_never_half_seen": "rclone writes its files in place"}

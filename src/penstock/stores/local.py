@@ -45,7 +45,6 @@ _FOLDER_RETRIES: Final = 20  # guess: how often another thread may remove an emp
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL})
 
 
-_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
 
 def open_local(ref: Ref, env: Mapping[str, str]) -> LocalStore:
@@ -233,9 +232,10 @@ class LocalStore:
         )
 
     def part_receipt(self, upload: Upload, number: int, reply: Reply, *, crc32c: int) -> str:  # noqa: ARG002
-        """The crc32c in hex, once the part is on the disk: a receipt outlives the machine, not only the process."""
-        with self._part_file(upload) as fd:
-            _sync_data(fd)
+        """The crc32c in hex. It outlives the process, not the machine: after a crash the parts are read back first.
+
+        Syncing each part instead makes a copy up to three times as slow (2.4 s against 0.8 s a GiB, measured once).
+        """
         return f"{crc32c:08x}"
 
     def finish_upload(self, upload: Upload, receipts: Sequence[str]) -> ObjectInfo:
