@@ -42,7 +42,7 @@ def copy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     versioned: Annotated[
         bool,
-        typer.Option("--versioned", help="Into DST/<commit>/, with a pointer to the latest: no reader sees a gap."),
+        typer.Option("--versioned", help="Into DST/COMMIT/, with a pointer to the latest: no reader sees a gap."),
     ] = False,
     memory: Memory = "256MiB",
     max_rate: Annotated[

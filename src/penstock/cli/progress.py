@@ -35,7 +35,11 @@ class Mode(StrEnum):
 
 ProgressMode = Annotated[
     Mode,
-    typer.Option("--progress", help="bar: for a terminal; log: JSON lines on stderr; auto: a bar on a terminal."),
+    typer.Option(
+        "--progress",
+        metavar="auto|bar|log|none",
+        help="bar: for a terminal; log: JSON lines on stderr; auto: a bar on a terminal, else a line every 30 s.",
+    ),
 ]
 
 _LOG_S: Final = 5.0
@@ -198,7 +202,7 @@ class _Bar(_Silent):
         from rich.progress import BarColumn, Progress, TextColumn
 
         super().__init__(out)
-        console = Console(stderr=True, highlight=False, force_terminal=True if sys.stderr.isatty() else None)
+        console = Console(stderr=True, highlight=False)
         columns = BarColumn(bar_width=24), TextColumn("{task.description}", markup=False)
         self._bar: RichProgress = Progress(*columns, console=console, transient=True, refresh_per_second=5)
         self._task: TaskID | None = None

