@@ -131,7 +131,7 @@ def run_round(servers: Servers, model: Path, work: Path, number: int, only: str)
     costs = {}
     ram = work / "ram"
     for index, (name, command) in enumerate(sides(servers, model, ram).items()):
-        if only and only not in name:
+        if only not in name or any(tool in name and not shutil.which(tool) for tool in ("aria2c", "aws")):
             continue
         shutil.rmtree(ram, ignore_errors=True)
         shutil.rmtree(work / "hf", ignore_errors=True)
