@@ -54,7 +54,7 @@ def show_model(name: str, env: Mapping[str, str]) -> None:
     say("Every byte, read again and compared with the manifest.")
     penstock("verify", destination, "--deep", env=env)
     say("A bit rots on the disk. Name and size are right, one chunk of 4 MiB is not, and verify says which.")
-    flip_bit(max(destination.glob("*.safetensors"), key=lambda path: path.stat().st_size))
+    flip_bit(max((path for path in destination.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
     penstock("verify", destination, "--deep", env=env, expect=7)
     say("Copying again repairs it, and moves only the file that is damaged.")
     penstock("copy", source, destination, env=env)
@@ -66,7 +66,7 @@ def show_resume(source: str, env: Mapping[str, str]) -> None:
     """A copy killed at 150 MB goes on from there."""
     destination = BUCKET / source.rpartition("/")[2]
     command = [program(), "copy", source, str(destination), "--max-rate", "150MB", "--progress", "none"]
-    print(f"$ penstock {' '.join(command[1:5])}   # and kill -9 after {KILL_AT_BYTES // 10**6} MB", flush=True)
+    print(f"$ penstock {shlex.join(command[1:6])}   # and kill -9 after {KILL_AT_BYTES // 10**6} MB", flush=True)
     process = subprocess.Popen(command, env=dict(env))
     deadline = time.monotonic() + 30
     while disk_bytes(destination) < KILL_AT_BYTES and process.poll() is None and time.monotonic() < deadline:

@@ -109,8 +109,8 @@ def render_exit_codes() -> str:
         lines.append(f"| {code} | {meaning} | {errors} |")
     lines += [
         "",
-        "With `--json` an error is one object on stdout: `error`, `message`, `exit_code` and, where something can be done",
-        "about it, `hint`.",
+        "With `--json` an error is one object on stdout: `error`, `message`, `exit_code` and, where something can be",
+        "done about it, `hint`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from penstock.cli.options import (
 from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable, table
 from penstock.cli.progress import Mode, ProgressMode, watching
 from penstock.errors import Interrupted, UsageError
-from penstock.units import format_bytes, format_duration, format_rate
+from penstock.units import MiB, format_bytes, format_duration, format_rate
 
 if TYPE_CHECKING:
     from penstock.hops.copy.plan import CopyPlan
@@ -170,7 +170,7 @@ def _print_plan(src: str, dst: str, options: dict[str, Any], out: Output) -> Non
         ("files", describe_files(model.files, model.dropped)),
         ("to do", _describe_deeds(plan)),
         ("requests", f"{plan.requests}, in {plan.parts} parts of up to {format_bytes(plan.slot_bytes)}"),
-        ("memory", f"up to {format_bytes(plan.peak_memory_bytes)}, {format_bytes(plan.ring_bytes)} of it for buffers"),
+        ("memory", f"up to {_in_mib(plan.peak_memory_bytes)}, {_in_mib(plan.ring_bytes)} of it for buffers"),
     ]
     out.data(table(rows))
     for line in describe_dropped(model.dropped):
@@ -180,6 +180,11 @@ def _print_plan(src: str, dst: str, options: dict[str, Any], out: Output) -> Non
     out.data(table(files, right=(1,), indent="  "))
     for warning in model.warnings:
         out.say(f"warning: {printable(warning)}")
+
+
+def _in_mib(size_bytes: int) -> str:
+    """As `--memory` and the limits of a pod are written, rounded up."""
+    return f"{-(-size_bytes // MiB)} MiB"
 
 
 def _deeds(plan: CopyPlan) -> Iterator[tuple[str, str, int | None]]:

@@ -24,7 +24,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceb
 
 # A query in an exception of a foreign library; signed URLs carry their signature there.
 _QUERY: Final = re.compile(r"\?[\w.%~-]+=[^\s\"'<>)]*")
-_TOKEN: Final = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|ya29\.[\w-]+|[Bb]earer +[\w.~+/=-]{8,})")
+_TOKEN: Final = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|ya29\.[\w-]+|[Bb]earer +[\w.~+/=-]{8,})")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BOLD_RED: Final = "\x1b[1;31m"
 _RESET: Final = "\x1b[0m"

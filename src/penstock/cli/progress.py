@@ -128,7 +128,7 @@ class _Silent:
 class _Plain(_Silent):
     """A line on stderr every half minute."""
 
-    def __init__(self, out: Output, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, out: Output, clock: Callable[[], float]) -> None:
         super().__init__(out)
         self._clock = clock
         self._rate = Rate()
@@ -145,7 +145,7 @@ class _Plain(_Silent):
 class _Log(_Silent):
     """JSON lines on stderr: start, progress every 5 s, note, end. An error's line is written where errors are."""
 
-    def __init__(self, out: Output, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, out: Output, clock: Callable[[], float]) -> None:
         super().__init__(out)
         self._clock = clock
         self._rate = Rate()
@@ -197,14 +197,17 @@ class _Log(_Silent):
 class _Bar(_Silent):
     """rich's bar on a terminal, gone when all is done."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: Output, clock: Callable[[], float]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         super().__init__(out)
         console = Console(stderr=True, highlight=False)
         columns = BarColumn(bar_width=24), TextColumn("{task.description}", markup=False)
-        self._bar: RichProgress = Progress(*columns, console=console, transient=True, refresh_per_second=5)
+        self._bar: RichProgress = Progress(
+            *columns, console=console, transient=console.is_terminal, refresh_per_second=5
+        )
+        self._clock = clock
         self._task: TaskID | None = None
         self._rate = Rate()
 
@@ -212,7 +215,7 @@ class _Bar(_Silent):
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task("", total=max(1, progress.total_bytes))
-        bytes_per_s = self._rate.add(time.monotonic(), progress.read_bytes)
+        bytes_per_s = self._rate.add(self._clock(), progress.read_bytes)
         description = describe_progress(progress, bytes_per_s)
         self._bar.update(self._task, completed=progress.done_bytes, description=description)
 
@@ -228,22 +231,24 @@ class _Bar(_Silent):
             self._bar.stop()
 
 
-def _choose_watcher(mode: Mode, out: Output) -> Watcher:
+def _choose_watcher(mode: Mode, out: Output, clock: Callable[[], float]) -> Watcher:
     if mode is Mode.log:
-        return _Log(out)
+        return _Log(out, clock)
     if mode is Mode.none or (mode is Mode.auto and out.quiet):
         return _Silent(out)
     if mode is Mode.bar or (sys.stderr is not None and sys.stderr.isatty()):
-        return _Bar(out)
-    return _Plain(out)
+        return _Bar(out, clock)
+    return _Plain(out, clock)
 
 
 @contextlib.contextmanager
-def watching(mode: Mode, out: Output) -> Iterator[tuple[Observer, Callable[[Mapping[str, Any]], None]]]:
-    """An observer for the library, and the function to call with the report at the end."""
+def watching(
+    mode: Mode, out: Output, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[Observer, Callable[[Mapping[str, Any]], None]]]:
+    """An observer for the library, and the function to call with the report at the end. `clock`: in seconds."""
     from penstock.hops.copy.report import Observer
 
-    watcher = _choose_watcher(mode, out)
+    watcher = _choose_watcher(mode, out, clock)
     try:
         yield Observer(planned=watcher.planned, progress=watcher.progress, note=watcher.note), watcher.end
     finally:

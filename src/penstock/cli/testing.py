@@ -54,7 +54,7 @@ def gcs(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a Google Cloud Storage of your own until Ctrl-C; objects are kept in memory."""
+    """Run a Google Cloud Storage of your own, in memory, until Ctrl-C."""
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock.testing.gcs import GcsEmulator
 
@@ -77,7 +77,10 @@ def model(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a random model in Hub layout: a Llama of any size, the same bytes for the same arguments."""
+    """Write a random model in Hub layout: a Llama of any size.
+
+    The same arguments write the same bytes.
+    """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock.testing.models import write_model
 

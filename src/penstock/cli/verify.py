@@ -57,7 +57,8 @@ def _print(report: VerifyReport, out: Output) -> None:
         out.data(table(rows))
     failures = sum(1 for found in report.findings if found.kind != "extra")
     if failures:
-        out.say(f"{failures} findings: {printable(report.ref)} is not what its manifest says")
+        count = "1 finding" if failures == 1 else f"{failures} findings"
+        out.say(f"{count}: {printable(report.ref)} is not what its manifest says")
         out.say("hint: copy again from the same source: what is missing or changed is moved; --force moves everything")
     elif not out.quiet:
         how = f"read in {format_duration(report.seconds)}" if report.deep else "by listing; --deep reads every byte"
