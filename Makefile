@@ -2,6 +2,7 @@
 # make test     unit tests
 # make check    format, lint, types, layers, generated pages, docs
 # make e2e      every store and hop against real servers
+# make docs     write the generated pages again
 # Each makes .venv on its first run. PYTHON=python3.12 make … chooses the interpreter.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check format e2e bench-copy docs clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,/^$$/s/^# //p' Makefile
 
 # What is installed is remembered in stamps, and installed again when pyproject.toml changes.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -72,10 +74,9 @@ def run(argv: Sequence[str]) -> int:
         code = app(list(argv) or ["--help"], prog_name="penstock", standalone_mode=False, obj=out)
     except KeyboardInterrupt as error:
         return out.fail(error)
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own have it: what was typed makes no sense
-            raise
-        return out.fail(_as_usage_error(error))
+    except Exception as error:  # noqa: BLE001  nobody is there to catch it
+        is_typers = hasattr(error, "format_message")  # what was typed makes no sense
+        return out.fail(_as_usage_error(error) if is_typers else error)
     return code if isinstance(code, int) else 0
 
 
@@ -113,7 +114,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where the shell closed it
             stream.reconfigure(errors="backslashreplace")
+    _silence_libraries()
     _leave(run(sys.argv[1:]))
+
+
+def _silence_libraries() -> None:
+    """Their warnings would stand between our lines, and some print URLs with signatures. `python -W` shows them."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _leave(code: int) -> None:
