@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_cli_reference.py --check
-	$(BIN)/python -m pytest tests/unit/test_docs.py
+	$(BIN)/python -m pytest tests/unit -k doc
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

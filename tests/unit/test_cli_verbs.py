@@ -187,6 +187,11 @@ def test_verify_of_a_place_without_manifest_is_not_found(tmp_path: Path, capsys:
     assert "penstock manifest" in error["hint"]
 
 
+def test_verify_of_a_model_on_the_hub_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", "org/name"]) == 2
+    assert "copy it" in capsys.readouterr().err
+
+
 def test_inspect_prints_facts_and_files(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(model)]) == 0
     out = capsys.readouterr().out

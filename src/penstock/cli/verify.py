@@ -9,7 +9,7 @@ import typer
 from penstock.cli.options import Lanes, Memory, resolve_source, size_option
 from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable, table
 from penstock.cli.progress import Mode, ProgressMode, watching
-from penstock.errors import VerificationFailed
+from penstock.errors import UsageError, VerificationFailed
 from penstock.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ def verify(
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api
 
-        resolve_source(ref, out)
+        place = resolve_source(ref, out)
+        if place.scheme == "hf":
+            raise UsageError(
+                f"{place}: a model on the Hub has no manifest to compare it with",
+                hint="copy it, then verify the copy; `penstock inspect` shows what the Hub has",
+            )
         with watching(progress, out) as (observer, end):
             memory_bytes = size_option(memory, "--memory")
             report = api.verify(ref, deep=deep, memory_bytes=memory_bytes, lanes=lanes, observer=observer)
