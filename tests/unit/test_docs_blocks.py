@@ -28,6 +28,7 @@ import typer.main
 import yaml
 
 from penstock.cli import app, run
+from penstock.errors import EXIT_CODES, Interrupted, PenstockError, RateLimited, Retryable
 from penstock.model.manifest import parse_manifest
 from penstock.testing.gcs import GcsEmulator
 from penstock.testing.hub import HubEmulator
@@ -374,6 +375,23 @@ def test_tests_that_the_page_names_exist(page: Path) -> None:
         if not file.is_file() or not re.search(rf"^\s*(async )?def {name}\(", file.read_text(), re.MULTILINE):
             absent.append(f"{path}::{name}")
     assert not absent
+
+
+def test_every_exit_code_has_its_advice() -> None:
+    """The table of the guide has one line for each code that is a failure."""
+    guide = (ROOT / "docs/guides/when-something-goes-wrong.md").read_text()
+    advised = [int(code) for code in re.findall(r"^\| (\d+) \|", guide, re.MULTILINE)]
+    assert advised == [code for code in EXIT_CODES if code]
+
+
+def test_job_gives_up_on_what_no_retry_can_mend() -> None:
+    """Its podFailurePolicy names exit codes, and none of an error that is worth another try."""
+    page = ROOT / "docs/guides/run-as-a-kubernetes-job.md"
+    jobs = [job for block in iter_blocks(page) if block.language == "yaml" for job in yaml.safe_load_all(block.text)]
+    rules = next(job for job in jobs if job["kind"] == "Job")["spec"]["podFailurePolicy"]["rules"]
+    final = {code for rule in rules if rule["action"] == "FailJob" for code in rule["onExitCodes"]["values"]}
+    worth_another = {0, PenstockError.exit_code, Interrupted.exit_code, Retryable.exit_code, RateLimited.exit_code}
+    assert final == set(EXIT_CODES) - worth_another
 
 
 # -- the checks themselves
