@@ -58,7 +58,7 @@ def describe_class(cls: Any) -> str:
     properties = [
         f"    {name}: {inspect.signature(member.fget).return_annotation}  # computed"
         for name, member in vars(cls).items()
-        if isinstance(member, property) and not name.startswith("_")
+        if isinstance(member, property) and member.fget and not name.startswith("_")
     ]
     header = f"class {cls.__name__}:  # {cls.__module__}"
     doc = inspect.getdoc(cls) or ""
