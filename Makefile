@@ -60,6 +60,7 @@ format: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/generate_cli_reference.py
+	$(BIN)/python tests/unit/test_python_api_doc.py
 
 e2e: $(VENV)/.installed-peers
 	$(BIN)/python -m pytest tests/contract tests/e2e
