@@ -28,7 +28,9 @@ from penstock.errors import (
 )
 from penstock.ref import parse_ref
 from penstock.stores.base import ObjectInfo, Reader
-from penstock.stores.hub import HubStore, _find_licence, find_expiry, open_hub
+from penstock.stores.hub import HubStore, open_hub
+from penstock.stores.hub.expiry import find_expiry
+from penstock.stores.hub.tree import find_licence
 from penstock.testing.faults import Delay, DropHeaders, FlipByte, Gzip, Status, TruncateAfter
 from penstock.testing.hub import HubEmulator
 from penstock.testing.store_contract import CONTENT, CRUEL_KEYS, ReaderContract
@@ -150,7 +152,7 @@ def test_xet_hash_is_taken_for_no_digest(xet: str) -> None:
     ],
 )
 def test_licence_is_found_where_authors_put_it(facts: dict[str, object], licence: str | None) -> None:
-    assert _find_licence(facts) == licence
+    assert find_licence(facts) == licence
 
 
 def test_folder_is_not_taken_for_one_that_begins_like_it(hub: HubEmulator, open_at: Open) -> None:
@@ -526,7 +528,7 @@ def test_unreachable_host_is_named(open_at: Open) -> None:
 
 
 def test_silent_hub_is_given_up_in_time(hub: HubEmulator, open_at: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.stores.hub._REPLY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("penstock.stores.client._REPLY_TIMEOUT_S", 0.2)
     hub.front.faults.add(Delay())
     with pytest.raises(Unavailable, match="no answer within"):
         open_at().list()

@@ -14,9 +14,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
+from penstock.errors import MissingExtra, UsageError
 from penstock.model.manifest import CHUNK_BYTES, Origin
 from penstock.ref import Ref
-from penstock.units import MiB
+from penstock.units import MiB, format_bytes
 from penstock.wire.ticket import PartTicket, Reply, Ticket
 
 GET_LIMIT_BYTES: Final = 256 * MiB
@@ -150,3 +151,16 @@ def part_bytes_for(size_bytes: int, properties: Properties = _ANY) -> int:
     """
     part = max(16 * MiB, -(-size_bytes // 9000 // CHUNK_BYTES) * CHUNK_BYTES)
     return min(max(part, properties.min_part_bytes), properties.max_part_bytes // CHUNK_BYTES * CHUNK_BYTES)
+
+
+def check_small(size_bytes: int, name: str) -> None:
+    """Raise UsageError for what `get` does not hold in memory."""
+    if size_bytes > GET_LIMIT_BYTES:
+        raise UsageError(f"{name}: {format_bytes(size_bytes)} is too much to read at once")
+
+
+def missing_extra(what: str, extra: str, error: ImportError) -> MissingExtra:
+    """The error of a store whose library is not installed; `what` needs it."""
+    return MissingExtra(
+        f"{what} needs a library that is not installed: {error}", hint=f"pip install 'penstock[{extra}]'"
+    )

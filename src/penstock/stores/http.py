@@ -8,25 +8,23 @@ page (nginx, Apache, `python -m http.server`), or, failing both, a model by the 
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import html.parser
-import http.client
 import json
 import posixpath
-import ssl
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from penstock.errors import Denied, NotFound, PenstockError, TicketExpired, Unavailable, UsageError
+from penstock.errors import Denied, NotFound, TicketExpired, Unavailable, UsageError
 from penstock.model.manifest import MANIFEST_KEY, Origin, parse_manifest
 from penstock.ref import Ref, check_file_name, redact_url
 from penstock.stores.base import GET_LIMIT_BYTES, ObjectInfo
-from penstock.units import MiB, format_bytes
-from penstock.wire.http import Dialer, error_for_status, open_dialer
+from penstock.stores.client import Answer, Client
+from penstock.units import MiB
+from penstock.wire.http import error_for_status, open_dialer
 from penstock.wire.ticket import Ticket
 
-_REDIRECTS: Final = 5
+_HEAD_REFUSED: Final = (400, 401, 403, 405, 501)  # then a GET is asked: presigned URLs are signed for one method
 _INDEX_LIMIT_BYTES: Final = 16 * MiB  # of an index page; guess
 _MAX_FOLDERS: Final = 1_000  # of an index; a site that links to itself for ever ends here; guess
 _INDEX_KEY: Final = "model.safetensors.index.json"
@@ -41,25 +39,15 @@ _USUAL_KEYS: Final = (
 
 def open_http(ref: Ref, env: Mapping[str, str]) -> HttpReader:
     """The reader of `ref`. Of `env`: proxies and certificate authorities, as `wire.http.open_dialer` says."""
-    return HttpReader(ref, open_dialer(env))
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """A 2xx answer. `url`: after redirects. `headers`: names in lower case. `body`: empty for HEAD."""
-
-    url: str
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    return HttpReader(ref, Client(open_dialer(env), keep_open=False))
 
 
 class HttpReader:
     """The contract of `stores.base.Reader` on a URL."""
 
-    def __init__(self, ref: Ref, dialer: Dialer) -> None:
+    def __init__(self, ref: Ref, client: Client) -> None:
         self._ref = ref
-        self._dialer = dialer
+        self._client = client
 
     @property
     def ref(self) -> Ref:
@@ -80,16 +68,11 @@ class HttpReader:
     def stat(self, key: str) -> ObjectInfo:
         """As the contract says: a HEAD, or a one-byte GET where that is refused (presigned URLs do)."""
         url = self._url(key)
-        try:
-            answer = self._fetch("HEAD", url, key)
-            size = answer.headers.get("content-length")
-        except NotFound:
-            raise
-        except PenstockError:
-            size = None
-        if size is None:
-            answer = self._fetch("GET", url, key, headers={"Range": "bytes=0-0"})
-            size = _total(answer)
+        answer = self._ask("HEAD", url, key)
+        if answer.status in _HEAD_REFUSED or (answer.status < 300 and "content-length" not in answer.headers):
+            answer = self._ask("GET", url, key, headers={"Range": "bytes=0-0"})
+        self._check_status(answer, key)
+        size = _total(answer)
         if urllib.parse.urlsplit(answer.url).path.endswith("/"):
             raise NotFound(f"{redact_url(url)} is a folder")
         if not size or not size.isdigit():
@@ -100,7 +83,7 @@ class HttpReader:
 
     def get(self, key: str) -> bytes:
         """As the contract says."""
-        answer = self._fetch("GET", self._url(key), key, limit_bytes=GET_LIMIT_BYTES)
+        answer = self._fetch(self._url(key), key, limit_bytes=GET_LIMIT_BYTES)
         if urllib.parse.urlsplit(answer.url).path.endswith("/"):
             raise NotFound(f"{self._name(key)} is a folder")
         return answer.body
@@ -150,7 +133,7 @@ class HttpReader:
         """Names on the index page of `folder`, `/` at the end of folders; None where that is no index page."""
         try:
             url = self._url(folder).partition("?")[0].rstrip("/") + "/"
-            answer = self._fetch("GET", url, folder, limit_bytes=_INDEX_LIMIT_BYTES)
+            answer = self._fetch(url, folder, limit_bytes=_INDEX_LIMIT_BYTES)
         except (NotFound, Denied):
             return None
         kind = answer.headers.get("content-type", "").partition(";")[0].strip()
@@ -183,60 +166,32 @@ class HttpReader:
         return redact_url(self._url(key))
 
     def _url(self, key: str) -> str:
-        path = "/".join(part for part in (_quote_again(self._ref.path), urllib.parse.quote(key, safe="/~")) if part)
+        path = "/".join(part for part in (_quote_again(self._ref.path), urllib.parse.quote(key)) if part)
         return f"{self._ref.scheme}://{self._ref.place}/{path}" + (f"?{self._ref.query}" if self._ref.query else "")
 
-    def _fetch(
-        self, method: str, url: str, key: str, *, headers: Mapping[str, str] | None = None, limit_bytes: int = 0
-    ) -> _Answer:
-        """The 2xx answer after redirects, without its body for a limit of 0.
+    def _fetch(self, url: str, key: str, *, limit_bytes: int) -> Answer:
+        """The 2xx answer after redirects.
 
         Raises: NotFound, Denied, RateLimited, Unavailable; UsageError for a body above the limit.
         """
-        for _ in range(_REDIRECTS):
-            answer = self._request(method, url, key, headers or {}, limit_bytes)
-            if answer.status < 300:
-                return answer
-            url = urllib.parse.urljoin(url, answer.headers.get("location", ""))
-            if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-                raise Denied(f"{self._name(key)}: redirected to {redact_url(url)}, which is refused")
-        raise Unavailable(f"{self._name(key)}: more than {_REDIRECTS} redirects")
+        answer = self._ask("GET", url, key, limit_bytes=limit_bytes)
+        self._check_status(answer, key)
+        encoding = answer.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise Unavailable(f"cannot read {self._name(key)}: it came with Content-Encoding {encoding!r}")
+        return answer
 
-    def _request(self, method: str, url: str, key: str, headers: Mapping[str, str], limit_bytes: int) -> _Answer:
-        parts = urllib.parse.urlsplit(url)
-        connection = self._dialer.dial(parts.scheme, parts.netloc)
-        try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request(method, target, headers={"Accept-Encoding": "identity", **headers})
-            return self._read(connection.getresponse(), url, key, limit_bytes)
-        except ssl.SSLCertVerificationError as error:
-            raise Denied(
-                f"{self._name(key)}: {parts.netloc} shows a certificate that is not trusted: {error.verify_message}",
-                hint="point SSL_CERT_FILE at its certificate authority",
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, PenstockError):
-                raise
-            raise Unavailable(f"{self._name(key)}: {parts.netloc}: {str(error) or type(error).__name__}") from error
-        finally:
-            connection.close()
+    def _ask(
+        self, method: str, url: str, key: str, *, headers: Mapping[str, str] | None = None, limit_bytes: int = 0
+    ) -> Answer:
+        deed = f"cannot read {self._name(key)}"
+        return self._client.request(method, url, deed=deed, limit_bytes=limit_bytes, headers=headers)
 
-    def _read(self, response: http.client.HTTPResponse, url: str, key: str, limit_bytes: int) -> _Answer:
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        redirect = response.status in (301, 302, 303, 307, 308)
-        if response.status >= 300 and not redirect:
-            error = error_for_status(response.status, headers, response.read(65536), name=self._name(key), deed="read")
+    def _check_status(self, answer: Answer, key: str) -> None:
+        if answer.status >= 300:
+            name = self._name(key)
+            error = error_for_status(answer.status, answer.headers, answer.body, name=name, deed="read")
             raise Denied(str(error)) if isinstance(error, TicketExpired) else error
-        if redirect or not limit_bytes:
-            return _Answer(url=url, status=response.status, headers=headers, body=b"")
-        body = b"" if (response.length or 0) > limit_bytes else response.read(limit_bytes + 1)
-        if len(body) > limit_bytes or (response.length and not body):
-            raise UsageError(f"{self._name(key)}: more than {format_bytes(limit_bytes)} is too much to read at once")
-        if response.length:
-            raise Unavailable(f"{self._name(key)}: the body ended {response.length} bytes early")
-        if headers.get("content-encoding", "identity") != "identity":
-            raise Unavailable(f"{self._name(key)}: came with Content-Encoding {headers['content-encoding']!r}")
-        return _Answer(url=url, status=response.status, headers=headers, body=body)
 
 
 def _quote_again(path: str) -> str:
@@ -244,7 +199,7 @@ def _quote_again(path: str) -> str:
     return urllib.parse.quote(path, safe="/~%!$&'()*+,;=:@")
 
 
-def _total(answer: _Answer) -> str | None:
+def _total(answer: Answer) -> str | None:
     if answer.status == 206:
         return answer.headers.get("content-range", "").rpartition("/")[2]
     return answer.headers.get("content-length")

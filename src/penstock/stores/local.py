@@ -45,8 +45,6 @@ _FOLDER_RETRIES: Final = 20  # guess: how often another thread may remove an emp
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL})
 
 
-
-
 def open_local(ref: Ref, env: Mapping[str, str]) -> LocalStore:
     """The store of the folder `ref.path`, which need not exist yet; `~` is HOME of `env`. Raises UsageError."""
     path = ref.path
