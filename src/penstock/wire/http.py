@@ -547,7 +547,7 @@ def error_for_status(
         return RateLimited(text, retry_after_s=retry_after_s(headers))
     if status in (401, 403) or code in ("ExpiredToken", "TokenRefreshRequired"):
         return TicketExpired(text)
-    if code == "NoSuchUpload":
+    if code == "NoSuchUpload" or (status == 501 and deed == "write"):  # rclone: a part cannot be replaced by another
         return UploadGone(text)
     if status in (404, 410):
         return NotFound(text)

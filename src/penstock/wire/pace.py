@@ -36,7 +36,8 @@ def backoff_s(failures: int, jitter: float) -> float:
 class Pace:
     """One hop's patience and limits. Safe from any thread.
 
-    `max_bytes_per_s`: of bytes read from the source, None for no limit. `give_up_s`: without progress. `note`: told of
+    `max_bytes_per_s`: of bytes read from the source, None for no limit. `give_up_s`: without progress, by
+    default 90. `note`: told of
     every wait that a service asks for. `retries`: by error code, for the report.
     """
 
@@ -44,14 +45,14 @@ class Pace:
         self,
         *,
         max_bytes_per_s: float | None = None,
-        give_up_s: float = GIVE_UP_S,
+        give_up_s: float | None = None,
         note: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._max_bytes_per_s = max_bytes_per_s
-        self._give_up_s = give_up_s
+        self._give_up_s = GIVE_UP_S if give_up_s is None else give_up_s
         self._note = note
         self._clock = clock
         self._stop = Event()

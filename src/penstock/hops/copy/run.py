@@ -280,6 +280,7 @@ class _Copy:
         """No reader trusts a prefix that is being changed; what may be kept of it is remembered."""
         if manifest is not None:
             self._ask(lambda: self._destination.put(PREVIOUS_KEY, dump_manifest(manifest)))
+        if manifest is not None or self._options.force:  # which may replace one that cannot be read
             self._ask(lambda: self._destination.delete(MANIFEST_KEY))
 
     def _claim(self) -> bool:
