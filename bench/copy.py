@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from bench.chart import draw_bars
 from bench.measure import Cost, measure
 from penstock.testing.models import write_model
 from penstock.units import GiB, parse_size
@@ -206,6 +207,10 @@ def write_report(out: Path, results: Mapping[str, list[dict[str, object]]], fact
                 f"{row['cpu_s_per_gb']} | {row['peak_rss_mib']} | {row['peak_ram_disk_mib']} |"
             )
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    rows = next(iter(results.values()))
+    bars = [(str(row["side"]), float(str(row["wall_s"]))) for row in rows]
+    title = f"Hub to bucket, {facts['model']}: seconds, less is better"
+    out.with_suffix(".svg").write_text(draw_bars(title.partition(" in 4")[0], "s", bars, highlight="penstock copy"))
 
 
 TITLES = {
