@@ -134,7 +134,7 @@ def test_server_that_refuses_checksums_is_asked_once(status: int, code: str) -> 
         first = store.begin_upload("a", size_bytes=20 * MiB, part_bytes=10 * MiB)
         store.begin_upload("b", size_bytes=20 * MiB, part_bytes=10 * MiB)
         assert asked == [True, False, False]
-        other = S3Store(store.ref, store._account)
+        other = S3Store(store.ref, store.bucket)
         ticket = other.part_ticket(first, 0, body_bytes=1, crc32c=1)
         assert ticket.headers == {}
         assert "uploadId=u1&" in ticket.url

@@ -12,8 +12,7 @@ import pytest
 from botocore.config import Config
 
 from penstock.ref import Ref, parse_ref
-from penstock.stores import s3
-from penstock.stores.s3 import S3Store
+from penstock.stores.s3 import S3Store, copies
 from penstock.testing.store_contract import StoreContract, begin, check_uploaded, make_bytes, send_and_finish
 from penstock.units import MiB
 from penstock.wire.http import Connections
@@ -61,8 +60,8 @@ class TestS3StoreOnMoto(StoreContract):
         self, store: S3Store, sibling: S3Store, wire: Connections, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """S3 copies 5 GB at once at most; the limit is lowered here."""
-        monkeypatch.setattr(s3, "_COPY_AT_ONCE_BYTES", 6 * MiB)
-        monkeypatch.setattr(s3, "_COPY_PART_BYTES", 5 * MiB)
+        monkeypatch.setattr(copies, "COPY_AT_ONCE_BYTES", 6 * MiB)
+        monkeypatch.setattr(copies, "COPY_PART_BYTES", 5 * MiB)
         data = make_bytes(11 * MiB)
         source = send_and_finish(sibling, begin(sibling, "a", data), data, wire)
         copied = store.copy_object(sibling, source, "b")
