@@ -13,8 +13,10 @@ def draw_bars(title: str, unit: str, bars: Sequence[tuple[str, float]], *, highl
     longest = max(value for _, value in bars)
     height = 40 + _ROW * len(bars)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 90}" height="{height}" '
-        'font-family="sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 90}" height="{height}" '
+            'font-family="sans-serif" font-size="13">'
+        ),
         f'<rect width="100%" height="100%" fill="white"/><text x="10" y="20" font-weight="bold">{escape(title)}</text>',
     ]
     for row, (label, value) in enumerate(bars):
