@@ -91,7 +91,7 @@ def serving(kind: str, model: Path, work: Path) -> Iterator[Servers]:
         s3.append(str(work / "s3"))
     else:
         s3 = [sys.executable, "-m", "bench.s3_sink", str(s3_port), *cert]
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     env = keep | {
         "HF_ENDPOINT": f"{scheme}://127.0.0.1:{hub_port}",
         "HF_HUB_DISABLE_XET": "1",
