@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("scenes")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from scenes import Hub, Place, Servers, open_place
+from scenes import Hub, Place, Servers, open_place  # noqa: E402
 
-from penstock.testing.hub import HubEmulator
+from penstock.testing.hub import HubEmulator  # noqa: E402
 
 PLACES = ("local", "moto", "rclone", "gcs")
 

@@ -125,7 +125,8 @@ class Place:
         assert manifest is not None
         assert {file.path: file.sha256 for file in manifest.files} == expected
         assert self.own_keys() == {MANIFEST_KEY}
-        assert self.uploads() == []
+        unfinished = self.uploads()
+        assert unfinished == []
         assert penstock.verify(self.ref, env=self.env).findings == ()
 
     def check_not_published(self) -> None:

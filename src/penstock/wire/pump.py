@@ -17,8 +17,8 @@ T = TypeVar("T")
 STAGES: Final = ("read", "hash", "send", "wait")
 
 _TICK_S: Final = 0.1
-_LOOK_S: Final = 0.5  # between looks at the connections' speed
-_FADE: Final = 0.9  # of the best speed seen, a look: half is forgotten in 3 s, so that a slower network is believed
+_LOOK_S: Final = 0.25  # between looks at the connections' speed
+_FADE: Final = 0.95  # of the best speed seen, a look: half is forgotten in 3 s, so that a slower network is believed
 _GOVERN_S: Final = 1.0
 _FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
 _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s

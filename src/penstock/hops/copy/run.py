@@ -30,6 +30,7 @@ from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, d
 from penstock.hops.copy.source import SourceModel, list_files, read_manifest, read_source
 from penstock.hops.copy.transfer import FileTransfer, Schedule, identity_of
 from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, dump_manifest, tree_sha256
+from penstock.ref import OWN_FOLDER
 from penstock.stores.base import Reader, Store
 from penstock.units import format_bytes
 from penstock.wire.http import Connections, Dialer, Transfer
@@ -410,7 +411,7 @@ class _Copy:
     def _abort_uploads(self, keys: AbstractSet[str]) -> None:
         """Abort unfinished uploads that nobody goes on with; buckets bill for them."""
         for upload in self._ask(lambda: list(self._destination.list_uploads())):
-            if upload.key in keys:
+            if upload.key in keys or upload.key.startswith(f"{OWN_FOLDER}/"):
                 self._ask(lambda upload=upload: self._destination.abort_upload(upload))  # type: ignore[misc]
 
     # -- the ledger

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Final, Protocol
 
 from penstock.digest import combine_chunks, crc32c, crc32c_chunks, open_sha256, reopen_sha256
-from penstock.errors import UploadGone, VerificationFailed
+from penstock.errors import Unavailable, UploadGone, VerificationFailed
 from penstock.hops.copy.journal import FileState, boot_id
 from penstock.hops.copy.plan import PlannedFile
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile, Tensor
@@ -21,7 +21,7 @@ from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import Reader, Store, Upload
 from penstock.wire.pump import Lane, Task
 from penstock.wire.ring import Ring, Slot
-from penstock.wire.ticket import TicketBox
+from penstock.wire.ticket import Reply, TicketBox
 
 _TRIES: Final = 3  # fetches of bytes that arrive wrong, before the source itself is called wrong
 
@@ -275,7 +275,7 @@ class FileTransfer:
                 receipt = lane.send(
                     lambda: store.part_ticket(upload, number, body_bytes=len(view), crc32c=crc),
                     view,
-                    lambda reply: store.part_receipt(upload, number, reply, crc32c=crc),
+                    _accept_few_tries(lambda reply: store.part_receipt(upload, number, reply, crc32c=crc)),
                 )
             except UploadGone:
                 self._forget()
@@ -405,6 +405,26 @@ def identity_of(plan: PlannedFile) -> str:
 
 def _difference(kind: str, found: str, wanted: str) -> str | None:
     return None if found == wanted else f"{kind} is {found[:12]}…, it should be {wanted[:12]}…"
+
+
+def _accept_few_tries(accept: Callable[[Reply], str]) -> Callable[[Reply], str]:
+    """`accept`, until it has found the store's answer wrong too often for it to be an accident on the way."""
+    failures = 0
+
+    def accept_or_end(reply: Reply) -> str:
+        nonlocal failures
+        try:
+            return accept(reply)
+        except Unavailable as error:
+            failures += 1
+            if failures < _TRIES:
+                raise
+            raise VerificationFailed(
+                f"{error} ({failures} times in a row)",
+                hint="the network or the store damages data; nothing was published",
+            ) from error
+
+    return accept_or_end
 
 
 class Schedule:
