@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-_SAMPLE_S = 0.05
+_SAMPLE_S = 0.1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,7 +42,7 @@ def measure(argv: Sequence[str], *, env: Mapping[str, str], watch: Path | None =
 
     def sample() -> None:
         while not done.wait(_SAMPLE_S):
-            peaks["rss"] = max(peaks["rss"], _session_rss(process.pid))
+            peaks["rss"] = max(peaks["rss"], _tree_rss(process.pid))
             if watch is not None:
                 peaks["disk"] = max(peaks["disk"], _used(watch))
 
@@ -67,19 +67,15 @@ def measure(argv: Sequence[str], *, env: Mapping[str, str], watch: Path | None =
     )
 
 
-def _session_rss(session: int) -> int:
-    """Resident bytes of every process in a session; shared pages count once a process."""
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            after_name = (entry / "stat").read_text().rpartition(") ")[2].split()
-            if int(after_name[3]) == session:
-                total += int(after_name[21]) * _PAGE
-        except (OSError, IndexError, ValueError):
-            continue
-    return total
+def _tree_rss(pid: int) -> int:
+    """Resident bytes of a process and all below it; shared pages count once a process."""
+    folder = Path("/proc") / str(pid)
+    try:
+        total = int((folder / "statm").read_text().split()[1]) * _PAGE
+        children = [child for task in (folder / "task").iterdir() for child in (task / "children").read_text().split()]
+    except (OSError, IndexError):
+        return 0
+    return total + sum(_tree_rss(int(child)) for child in children)
 
 
 def _used(folder: Path) -> int:
