@@ -33,8 +33,9 @@ from azurite import (
 )
 from penstock.errors import AlreadyExists, Denied, NotFound, ObjectChanged, Unavailable, UploadGone, UsageError
 from penstock.ref import Ref, parse_ref
-from penstock.stores import azure as azure_module
-from penstock.stores.azure import AzureStore, open_azure, parse_settings
+from penstock.stores.azure import AzureStore, copies, open_azure
+from penstock.stores.azure.blocks import block_id
+from penstock.stores.azure.settings import parse_settings
 from penstock.stores.base import Store, Upload
 from penstock.testing.store_contract import StoreContract, make_bytes, read, send_all
 from penstock.wire.http import Connections, open_dialer
@@ -179,7 +180,7 @@ def test_finishing_twice_is_harmless(store: AzureStore, wire: Connections) -> No
 def test_receipt_names_the_content(store: AzureStore) -> None:
     """Block ids of one upload have one length, and differ by number and by content."""
     upload = begin(store)
-    ids = {azure_module.block_id(upload.id, number, crc) for number in (0, 49_999) for crc in (0, 2**32 - 1)}
+    ids = {block_id(upload.id, number, crc) for number in (0, 49_999) for crc in (0, 2**32 - 1)}
     assert len(ids) == 4
     assert len({len(one) for one in ids}) == 1
 
@@ -271,7 +272,7 @@ def test_copy_that_the_service_cannot_do_is_left_to_the_caller(
     opener: Callable[..., AzureStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Azurite has no Put Block From URL, which larger objects need: None, and nothing is there."""
-    monkeypatch.setattr(azure_module, "_COPY_WHOLE_BYTES", 0)
+    monkeypatch.setattr(copies, "COPY_WHOLE_BYTES", 0)
     source, destination = opener(), opener()
     assert destination.copy_object(source, source.put("a", b"data"), "b") is None
     assert list(destination.list()) == []
@@ -282,8 +283,8 @@ def copying_store(
     server: Azurite, opener: Callable[..., AzureStore], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AzureStore]:
     """A store where copies go block by block, 1,000 bytes each."""
-    monkeypatch.setattr(azure_module, "_COPY_WHOLE_BYTES", 0)
-    monkeypatch.setattr(azure_module, "_COPY_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(copies, "COPY_WHOLE_BYTES", 0)
+    monkeypatch.setattr(copies, "COPY_BLOCK_BYTES", 1000)
     with copying_azurite(server) as url:
         yield opener(
             make_ref(), {**sas_env(server, server.mint_sas()), "AZURE_STORAGE_BLOB_ENDPOINT": f"{url}/{ACCOUNT}"}

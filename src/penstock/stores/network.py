@@ -60,7 +60,7 @@ def parse_endpoint(variable: str, text: str, *, example: str) -> str:
         sound = False
     if not sound or "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(
-            f"{variable} is {redact_url(url.partition('#')[0])!r}, not the URL of a service",
+            f"{variable} is {redact_url(url.partition('#')[0])!r}, not a URL to send requests to",
             hint=f"unset it, or write for example {variable}={example}",
         )
     return url
