@@ -260,3 +260,11 @@ def test_upload_that_died_at_birth_can_be_aborted(store: LocalStore) -> None:
     store.abort_upload(found)
     store.close()
     assert list(store.root.iterdir()) == []
+
+
+def test_file_where_our_folder_belongs_is_said(store: LocalStore) -> None:
+    """Cleaning up after a refusal does not hide why it was refused."""
+    store.root.mkdir(exist_ok=True)
+    (store.root / ".penstock").write_bytes(b"")
+    with pytest.raises(UsageError, match="nothing can be written below it"):
+        store.begin_upload("b", size_bytes=1, part_bytes=1)

@@ -1,18 +1,11 @@
-"""A folder as a store: objects are files, names are paths, and no reader ever sees half a file.
-
-Writes go to `.penstock/tmp/` in the root and are renamed into place after fsync of file and folder. An upload is a
-sparse file `.penstock/uploads/<id>.part`, with what it will become in `<id>.json` beside it. Symlinks are read through
-(Hugging Face caches are made of them) but never written through to a place outside the root.
-"""
+"""A folder as a store."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,25 +17,32 @@ from penstock.errors import (
     Denied,
     NoSpace,
     NotFound,
-    ObjectChanged,
     PenstockError,
     UploadGone,
     UsageError,
 )
 from penstock.model.manifest import Origin
 from penstock.ref import OWN_FOLDER, Ref
-from penstock.stores.base import GET_LIMIT_BYTES, ObjectInfo, Properties, Reader, Upload
-from penstock.units import MiB, format_bytes
+from penstock.stores.base import ObjectInfo, Properties, Reader, Upload, check_small
+from penstock.stores.checksums import check_receipts
+from penstock.stores.local.files import (
+    check_unchanged,
+    copy_file,
+    create,
+    exists,
+    make_folders,
+    remove,
+    sync_folder,
+    write_new,
+)
+from penstock.units import format_bytes
 from penstock.wire.file import file_identity, file_url, map_os_error
 from penstock.wire.ticket import PartTicket, Reply, Ticket
 
 _TMP: Final = f"{OWN_FOLDER}/tmp"  # noqa: S108  in the root, not the machine's
 _UPLOADS: Final = f"{OWN_FOLDER}/uploads"
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
-_COPY_STEP_BYTES: Final = 256 * MiB  # guess: an interrupt is seen between steps
 _FOLDER_RETRIES: Final = 20  # guess: how often another thread may remove an empty folder just before we write into it
-# What file systems without hard links answer. Source: link(2), and gcsfuse, SMB and FAT in the field.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL})
 
 
 def open_local(ref: Ref, env: Mapping[str, str]) -> LocalStore:
@@ -91,7 +91,7 @@ class LocalStore:
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """As the contract says; folders that are symlinks are not entered, uploads and temporary files not shown."""
-        if _exists(self._root) and not self._root.is_dir():
+        if exists(self._root) and not self._root.is_dir():
             raise NotFound(f"{self._root} is a file, not a folder", hint="give the folder that the file is in")
         return self._list_folder(self.path(under) if under else self._root)
 
@@ -125,8 +125,7 @@ class LocalStore:
     def get(self, key: str) -> bytes:
         """As the contract says."""
         info, path = self.stat(key), self.path(key)
-        if info.size_bytes > GET_LIMIT_BYTES:
-            raise UsageError(f"{path}: {format_bytes(info.size_bytes)} is too much to read at once")
+        check_small(info.size_bytes, str(path))
         try:
             return path.read_bytes()
         except OSError as error:
@@ -147,7 +146,7 @@ class LocalStore:
     def check_writable(self, need_bytes: int) -> None:
         """Raise UsageError where a file is in the way, Denied without permission, NoSpace with the numbers."""
         folder = self._root
-        while not _exists(folder) and folder != folder.parent:
+        while not exists(folder) and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
             raise UsageError(f"{folder} is a file, not a folder", hint="choose another destination")
@@ -175,9 +174,9 @@ class LocalStore:
         """As the contract says: temporary file, fsync, rename or link."""
         path, temporary = self.path(key), self._root / _TMP / uuid.uuid4().hex
         try:
-            self._in_folder(temporary, lambda: _write_new(temporary, data))
-            self._in_folder(path, lambda: _create(temporary, path) if create_only else temporary.replace(path))
-            _sync_folder(path.parent)
+            self._in_folder(temporary, lambda: write_new(temporary, data))
+            self._in_folder(path, lambda: create(temporary, path) if create_only else temporary.replace(path))
+            sync_folder(path.parent)
         except FileExistsError as error:
             raise AlreadyExists(f"{path}: exists already") from error
         except OSError as error:
@@ -191,14 +190,9 @@ class LocalStore:
         """As the contract says; folders that become empty go too."""
         path = self.path(key)
         self._check_inside(path)
-        try:
-            path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise map_os_error(error, str(path), "delete") from error
-        _sync_folder(path.parent)
-        self._prune(path.parent)
+        if remove(path):
+            sync_folder(path.parent)
+            self._prune(path.parent)
 
     # Uploads.
 
@@ -209,10 +203,10 @@ class LocalStore:
         part, facts = self._part_path(upload), self._facts_path(upload)
         written = {"key": key, "size_bytes": size_bytes, "part_bytes": part_bytes}
         try:
-            self._in_folder(facts, lambda: _write_new(facts, json.dumps(written).encode()))
+            self._in_folder(facts, lambda: write_new(facts, json.dumps(written).encode()))
             self._check_space(facts.parent, size_bytes)
-            self._in_folder(part, lambda: _write_new(part, b"", size_bytes=size_bytes))
-            _sync_folder(part.parent)
+            self._in_folder(part, lambda: write_new(part, b"", size_bytes=size_bytes))
+            sync_folder(part.parent)
         except OSError as error:
             self.abort_upload(upload)
             raise map_os_error(error, str(self.path(key)), "write") from error
@@ -239,8 +233,7 @@ class LocalStore:
     def finish_upload(self, upload: Upload, receipts: Sequence[str]) -> ObjectInfo:
         """As the contract says: fsync, rename."""
         path, part = self.path(upload.key), self._part_path(upload)
-        if len(receipts) != upload.parts:
-            raise PenstockError(f"{path}: {len(receipts)} parts were sent of {upload.parts}")
+        check_receipts(upload, receipts, str(path))
         with self._part_file(upload) as fd:
             size_bytes = os.fstat(fd).st_size
             if size_bytes != upload.size_bytes:
@@ -252,15 +245,15 @@ class LocalStore:
             if not part.exists():
                 raise self._upload_gone(upload) from error
             raise map_os_error(error, str(path), "write") from error
-        _sync_folder(path.parent)
-        self._facts_path(upload).unlink(missing_ok=True)
+        sync_folder(path.parent)
+        remove(self._facts_path(upload))
         return self.stat(upload.key)
 
     def abort_upload(self, upload: Upload) -> None:
         """As the contract says."""
         if _UPLOAD_ID.fullmatch(upload.id):
-            self._part_path(upload).unlink(missing_ok=True)
-            self._facts_path(upload).unlink(missing_ok=True)  # last: while it is there, the upload is listed
+            remove(self._part_path(upload))
+            remove(self._facts_path(upload))  # last: while it is there, the upload is listed
 
     def list_uploads(self) -> Iterator[Upload]:
         """As the contract says."""
@@ -296,9 +289,9 @@ class LocalStore:
     def _copy_in_kernel(self, source: Path, info: ObjectInfo, target: Path) -> None:
         try:
             with source.open("rb", buffering=0) as reading, target.open("r+b", buffering=0) as writing:
-                _check_unchanged(reading.fileno(), info, source)
-                _copy_file(reading.fileno(), writing.fileno(), info.size_bytes)
-                _check_unchanged(reading.fileno(), info, source)
+                check_unchanged(reading.fileno(), info, source)
+                copy_file(reading.fileno(), writing.fileno(), info.size_bytes)
+                check_unchanged(reading.fileno(), info, source)
         except OSError as error:
             if isinstance(error, PenstockError):
                 raise
@@ -342,11 +335,11 @@ class LocalStore:
         """Do `act`, which makes `path`, in its folder; again if somebody removed the folder while it was empty."""
         for last_try in (*[False] * _FOLDER_RETRIES, True):
             self._check_inside(path)
-            _make_folders(path.parent)
+            make_folders(path.parent)
             try:
                 act()
             except FileNotFoundError:
-                if last_try or _exists(path.parent):
+                if last_try or exists(path.parent):
                     raise
             else:
                 return
@@ -367,88 +360,3 @@ class LocalStore:
             except OSError:
                 return
             folder = folder.parent
-
-
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110  Path.exists raises where a folder may not be entered
-
-
-def _make_folders(folder: Path) -> None:
-    """Make `folder` and what leads to it, each entered durably in its parent."""
-    if folder.is_dir():
-        return
-    _make_folders(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-    if not folder.is_dir() and folder.exists():
-        raise UsageError(
-            f"{folder} is a file; nothing can be written below it", hint="remove it or choose another name"
-        )
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # removed when empty, or a network file system that cannot; data is synced anyway
-        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _write_new(path: Path, data: bytes, *, size_bytes: int | None = None) -> None:
-    """A new file on the disk, grown by a hole to `size_bytes`."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        if size_bytes is not None:
-            file.truncate(size_bytes)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _create(temporary: Path, path: Path) -> None:
-    """Give the file its final name unless that is taken. Raises FileExistsError."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        _claim_and_replace(temporary, path)
-
-
-def _claim_and_replace(temporary: Path, path: Path) -> None:
-    """`_create` without hard links: one process wins the empty file, and puts the content in its place."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-    try:
-        temporary.replace(path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _check_unchanged(fd: int, info: ObjectInfo, path: Path) -> None:
-    found = file_identity(os.fstat(fd))
-    if info.version is not None and found != info.version:
-        raise ObjectChanged(f"{path}: is {found}, {info.version} was planned", hint="run the command again")
-
-
-def _copy_file(reading: int, writing: int, size_bytes: int) -> None:
-    """All of one file to another inside the kernel; some file systems and macOS need Python to carry the bytes."""
-    copied = 0
-    try:
-        while copied < size_bytes:
-            count = os.copy_file_range(reading, writing, min(_COPY_STEP_BYTES, size_bytes - copied), copied, copied)
-            if not count:
-                break  # pseudo file systems answer 0; the plain way tells whether the file really ends here
-            copied += count
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (*_NO_LINKS, errno.EBADF):
-            raise
-    if copied < size_bytes:
-        with os.fdopen(os.dup(reading), "rb") as source, os.fdopen(os.dup(writing), "r+b") as target:
-            source.seek(copied)
-            target.seek(copied)
-            shutil.copyfileobj(source, target, 8 * MiB)
