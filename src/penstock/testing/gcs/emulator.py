@@ -1,13 +1,4 @@
-"""A Google Cloud Storage on loopback: both APIs, held to the real clients by `tests/contract/test_gcs_emulator.py`.
-
-    with GcsEmulator() as gcs:
-        gcs.create_bucket("models")
-        env = {"STORAGE_EMULATOR_HOST": gcs.url}
-
-It knows what moving files takes: buckets, objects, listings, ranges, preconditions, media, multipart and resumable
-uploads, compose, copy and rewrite, and XML multipart uploads. It keeps no noncurrent generations and knows no ACL,
-encryption key, retention or lifecycle.
-"""
+"""Both APIs on one port, over one set of objects."""
 
 from __future__ import annotations
 
@@ -17,9 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 from penstock.testing.faults import Faults
-from penstock.testing.gcs_json import JsonApi
-from penstock.testing.gcs_state import Conditions, Object, Objects, Refused, store_file
-from penstock.testing.gcs_xml import XmlApi
+from penstock.testing.gcs.contents import store_file
+from penstock.testing.gcs.json_api import JsonApi
+from penstock.testing.gcs.objects import Conditions, Object, Objects
+from penstock.testing.gcs.refused import Refused
+from penstock.testing.gcs.xml_api import XmlApi
 from penstock.testing.server import Request, Response, Server
 
 _JSON_ROOTS = ("/storage/v1", "/upload/storage/v1", "/resumable/upload/storage/v1", "/download/storage/v1")
