@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from penstock.digest import crc32c, reopen_sha256
 from penstock.errors import PenstockError, UploadGone, UsageError, VerificationFailed
+from penstock.hops.copy.digesting import digest_files
 from penstock.hops.copy.journal import (
     PREVIOUS_KEY,
     FileState,
@@ -310,7 +311,7 @@ class _Copy:
         self._journal.total_bytes = plan.total_bytes
         ring = Ring(plan.ring_bytes, plan.slot_bytes)
         pump = Pump(dialer=self._dialer, pace=self._pace, lanes=self._lanes(ring.slots), most=min(ring.slots, 64))
-        move = [*plan.move, *self._clone_all(plan)]
+        move = self._without_published([*plan.move, *self._clone_all(plan)], content)
         states = self._usable_states(move, content)
         self._abort_uploads(self._our_keys(plan, content) - states.keys())
         self._files = [
@@ -381,6 +382,40 @@ class _Copy:
             ):
                 usable[file.path] = state
         return usable
+
+    def _without_published(self, move: list[PlannedFile], content: JournalContent) -> list[PlannedFile]:
+        """`move` less the files that an earlier run had published, and not yet noted when it was killed.
+
+        Their uploads are gone because they are finished. What lies there is read, which spares the source.
+        """
+        if not content.states or self._options.force:
+            return move
+        unfinished = {upload.key for upload in self._ask(lambda: list(self._destination.list_uploads()))}
+        present = {info.key: info for info in self._ask(lambda: list_files(self._destination))}
+        suspects = [
+            PlannedFile(
+                source=dataclasses.replace(present[file.path], sha256=file.source.sha256), part_bytes=file.part_bytes
+            )
+            for file in move
+            if (state := content.states.get(file.path))
+            and file.source.sha256 == state.identity
+            and file.path not in unfinished
+            and file.path in present
+            and present[file.path].size_bytes == file.size_bytes
+        ]
+        wrong: set[str] = set()
+        entries = digest_files(
+            self._destination,
+            suspects,
+            dialer=self._dialer,
+            memory_bytes=self._options.memory_bytes,
+            lanes=self._options.lanes,
+            observer=Observer(note=self._observer.note),
+            on_damage=lambda path, _start, _end, _problem: wrong.add(path),
+        )
+        for path in entries.keys() - wrong:
+            self._ask(lambda path=path: self.finish(entries[path]))  # type: ignore[misc]
+        return [file for file in move if file.path not in self._entries]
 
     def _still_holds(self, state: FileState) -> bool:
         """Where parts can be read back, they are, if this machine started anew since; else the store keeps its word."""
