@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -37,6 +38,7 @@ from penstock.stores.azure import AzureStore, copies, open_azure
 from penstock.stores.azure.blocks import block_id
 from penstock.stores.azure.settings import parse_settings
 from penstock.stores.base import Store, Upload
+from penstock.testing.server import Server
 from penstock.testing.store_contract import StoreContract, make_bytes, read, send_all
 from penstock.wire.http import Connections, open_dialer
 from servers import free_port
@@ -213,9 +215,21 @@ def test_upload_over_an_object_with_foreign_blocks_keeps_the_object(store: Azure
     assert store.get("a") == b"old"
 
 
-def stage_foreign_block(store: AzureStore, server: Azurite, key: str) -> None:
+def test_end_of_a_foreign_upload_takes_nothing_of_ours(store: AzureStore, server: Azurite, wire: Connections) -> None:
+    """Blocks whose ids are as long as ours can lie beside them; no discard then, it would drop both."""
+    upload = begin(store)
+    receipts = send_all(store, upload, DATA, wire)
+    stage_foreign_block(store, server, "a", name="x" * len(receipts[0]))
+    for found in store.list_uploads():
+        if found.id != upload.id:
+            store.abort_upload(found)
+    store.finish_upload(upload, receipts)
+    assert store.get("a") == DATA
+
+
+def stage_foreign_block(store: AzureStore, server: Azurite, key: str, *, name: str = "0001") -> None:
     with server.open_service() as service:
-        service.get_blob_client(CONTAINER, f"{store.ref.path}/{key}").stage_block("0001", b"theirs")
+        service.get_blob_client(CONTAINER, f"{store.ref.path}/{key}").stage_block(name, b"theirs")
 
 
 # Reading.
@@ -443,6 +457,24 @@ def test_token_is_not_sent_without_tls() -> None:
         open_azure(make_ref(), {"AZURE_STORAGE_BLOB_ENDPOINT": "http://127.0.0.1:1/account"})
 
 
+def test_requests_go_as_the_given_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Through its proxy and not the process's, and without the password that ~/.netrc has for every host."""
+    (tmp_path / "netrc").write_text("default login me password hidden\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with Server() as proxy:
+        env = {
+            "AZURE_STORAGE_BLOB_ENDPOINT": "http://one.example",
+            "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=c2VjcmV0",
+            "HTTP_PROXY": proxy.url,
+        }
+        store = open_azure(make_ref(), env)
+        with pytest.raises(NotFound):
+            store.stat("a")
+        store.close()
+        assert [logged.authorized for logged in proxy.requests] == [False]
+
+
 def test_missing_library_says_what_to_install() -> None:
     """Without azure-storage-blob the store names the extra."""
     code = (
@@ -534,6 +566,8 @@ def test_settings_come_from_ref_and_environment(
         ({"AZURE_STORAGE_CONNECTION_STRING": "nonsense"}, "CONNECTION_STRING"),
         ({"AZURE_STORAGE_ACCOUNT_NAME": "one", "AZURE_STORAGE_KEY": "not base64!"}, "base64"),
         ({"AZURE_STORAGE_BLOB_ENDPOINT": "localhost:10000"}, "not a URL"),
+        ({"AZURE_STORAGE_BLOB_ENDPOINT": "https://one.example/?sv=1&sig=not base64!"}, "not a URL"),
+        ({"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://me:not base64!@one.example"}, "not a URL"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(env: Mapping[str, str], said: str) -> None:

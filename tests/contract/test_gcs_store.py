@@ -28,7 +28,7 @@ from penstock.errors import (
 from penstock.ref import Ref
 from penstock.stores.base import GET_LIMIT_BYTES
 from penstock.stores.gcs import GcsStore, open_gcs
-from penstock.testing.faults import DropHeaders, FlipByte, LoseReply, ResetAfter, Status
+from penstock.testing.faults import DropHeaders, FlipByte, Gzip, LoseReply, ResetAfter, Status
 from penstock.testing.gcs import GcsEmulator
 from penstock.testing.server import Request, Response, Server
 from penstock.testing.store_contract import StoreContract, begin, check_uploaded, make_bytes, part_bytes, read, send_all
@@ -229,6 +229,13 @@ def test_absent_credentials_file(tmp_path: Path) -> None:
     assert "gcloud auth application-default login" in str(denied.value.hint)
 
 
+def test_credentials_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """As a secret mounted for another user is; here it is a folder."""
+    store = open_gcs(REF, {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path)})
+    with pytest.raises(Denied, match="GOOGLE_APPLICATION_CREDENTIALS"):
+        store.stat("a")
+
+
 def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without any says how to get some."""
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
@@ -254,6 +261,22 @@ def test_token_is_not_sent_in_the_clear() -> None:
     with pytest.raises(UsageError, match="in the clear"):
         open_gcs(REF, env)
     open_gcs(dataclasses.replace(REF, anonymous=True), env).close()
+
+
+@pytest.mark.parametrize("endpoint", ["gcs.example", "https://user:hidden@gcs.example"])
+def test_endpoint_that_makes_no_sense_is_refused(endpoint: str) -> None:
+    """It is named, and what may be a password is not shown."""
+    with pytest.raises(UsageError, match="CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE is") as caught:
+        open_gcs(REF, {"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": endpoint})
+    assert "hidden" not in str(caught.value)
+
+
+def test_nobody_listening_is_told_in_one_line(store: GcsStore, gcs: GcsEmulator) -> None:
+    """Which host, and what the socket said; requests speaks of retries that nobody made."""
+    gcs.__exit__(None, None, None)
+    with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{gcs.port}: .*refused") as caught:
+        store.stat("a")
+    assert "retries" not in str(caught.value)
 
 
 @pytest.mark.parametrize("spelling", ["http://127.0.0.1:{port}", "http://127.0.0.1:{port}/", "127.0.0.1:{port}"])
@@ -369,6 +392,15 @@ def test_too_large_to_get(store: GcsStore, gcs: GcsEmulator, tmp_path: Path) -> 
     assert gcs.requests[-1].sent_bytes < GET_LIMIT_BYTES
 
 
+def test_too_large_to_get_without_a_length(store: GcsStore, gcs: GcsEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in chunks, or grows as it is unpacked, is given up at the limit."""
+    monkeypatch.setattr("penstock.stores.base.GET_LIMIT_BYTES", 1000)
+    gcs.put("models", "org/name/big", bytes(1001))
+    gcs.faults.add(Gzip(), method="GET")
+    with pytest.raises(UsageError, match="too much"):
+        store.get("big")
+
+
 def test_facts_without_headers_come_from_a_stat(store: GcsStore, gcs: GcsEmulator, wire: Connections) -> None:
     """A proxy that drops the service's own headers costs a request and nothing else."""
     gcs.faults.add(DropHeaders("x-goog-hash", "x-goog-generation"))
@@ -452,6 +484,13 @@ def test_copy_between_buckets_goes_on_until_done(store: GcsStore, gcs: GcsEmulat
     assert copied == store.stat("b")
     assert store.get("b") == make_bytes(250)
     assert gcs.count(method="POST", path="rewriteTo") == 3
+
+
+def test_copy_that_is_not_allowed_is_left_to_the_caller(store: GcsStore, gcs: GcsEmulator) -> None:
+    """Who writes here may not be who reads there: moving the bytes may still work."""
+    info = store.put("a", b"1")
+    gcs.faults.add(Status(403, body=json_error("no storage.objects.get access", "forbidden")), path="rewriteTo")
+    assert store.copy_object(store, info, "b") is None
 
 
 def test_copy_from_another_service_is_not_possible(store: GcsStore) -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import NotFound, ObjectChanged, Unavailable, UsageError
+from penstock.errors import NotFound, ObjectChanged, PenstockError, RateLimited, Unavailable, UsageError
 from penstock.model.manifest import MANIFEST_KEY, Manifest, ManifestFile, Origin, dump_manifest
 from penstock.ref import parse_ref
 from penstock.stores.base import Reader
 from penstock.stores.open import open_reader
+from penstock.testing.faults import LoseReply, Status
+from penstock.testing.server import Server
 from penstock.testing.store_contract import CONTENT, CRUEL_KEYS, ReaderContract, read
 from penstock.wire.http import Connections, open_dialer
 from servers import nginx_server
@@ -196,3 +198,42 @@ def test_manifest_says_what_is_here(unlisted: tuple[Reader, Path]) -> None:
     )
     write(folder, {MANIFEST_KEY: dump_manifest(manifest), "any name.bin": b"1", "not in it": b""})
     assert sorted(info.key for info in reader.list()) == [MANIFEST_KEY, "any name.bin"]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+def test_url_that_no_request_can_carry_is_told_without_its_secret(server: Server) -> None:
+    """The HTTP library's own text is the whole URL."""
+    reader = open_reader(parse_ref(f"{server.url}/model?X-Amz-Signature=hid den"), env={})
+    with pytest.raises(Unavailable, match="characters that no URL may hold") as caught:
+        reader.stat("config.json")
+    assert "hid" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "error"), [(429, RateLimited), (503, Unavailable), (404, NotFound)])
+def test_size_is_asked_for_once_where_asking_otherwise_cannot_help(
+    server: Server, status: int, error: type[PenstockError]
+) -> None:
+    """A GET after the HEAD is for servers that refuse the method, not for those that ask for less."""
+    server.faults.add(Status(status))
+    with pytest.raises(error):
+        open_reader(parse_ref(server.url), env={}).stat("a")
+    assert [logged.method for logged in server.requests] == ["HEAD"]
+
+
+def test_lost_answer_is_left_to_the_caller(server: Server) -> None:
+    server.faults.add(LoseReply())
+    with pytest.raises(Unavailable, match=f"127.0.0.1:{server.port}"):
+        open_reader(parse_ref(server.url), env={}).stat("a")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://127.0.0.1:9/\xe9"])
+def test_redirect_to_what_is_no_url_is_an_error_of_ours(server: Server, location: str) -> None:
+    server.faults.add(Status(302, {"Location": location}))
+    with pytest.raises(PenstockError):
+        open_reader(parse_ref(server.url), env={}).get("a")

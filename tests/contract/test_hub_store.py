@@ -330,6 +330,17 @@ def test_token_that_no_header_can_carry_is_refused_unseen(open_at: Open) -> None
     assert "ret" not in str(caught.value).replace("characters", "")
 
 
+def test_home_that_may_not_be_entered_holds_no_login(open_at: Open) -> None:
+    """As root's home in a pod that does not run as root; here its name is longer than any name may be."""
+    assert open_at(HF_HOME=f"/{'x' * 300}").origin().repo == "org/name"
+
+
+def test_saved_login_that_is_no_text_is_refused(open_at: Open, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(Denied, match="cannot be read"):
+        open_at(HF_HOME=str(tmp_path))
+
+
 def test_offline_asks_nobody(hub: HubEmulator, open_at: Open) -> None:
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
         open_at(HF_HUB_OFFLINE="1").list()

@@ -140,6 +140,47 @@ def test_server_that_refuses_checksums_is_asked_once(status: int, code: str) -> 
         assert "uploadId=u1&" in ticket.url
 
 
+@pytest.mark.parametrize(("code", "error"), [("ExpiredToken", Denied), ("AuthorizationHeaderMalformed", UsageError)])
+def test_refusal_of_who_asks_says_nothing_of_checksums(code: str, error: type[PenstockError]) -> None:
+    """S3 says these with 400 too; taken for a server without checksums, it would never be sent one again."""
+    asked: list[str] = []
+
+    def answer(_method: str, path: str, _headers: Mapping[str, str]) -> Answer:
+        asked.append(path)
+        return 400, {}, refusal(code)
+
+    with answering(answer) as store:
+        with pytest.raises(error):
+            store.begin_upload("a", size_bytes=20 * MiB, part_bytes=10 * MiB)
+        assert len(asked) == 1
+        assert not store._refuses_checksums
+
+
+def half_heard(there: bytes) -> Callable[[str, str, Mapping[str, str]], Answer]:
+    """A server that holds `there`, and answers the first try to create it with a failure."""
+    tried: list[str] = []
+
+    def answer(method: str, _path: str, headers: Mapping[str, str]) -> Answer:
+        if method == "PUT":
+            assert headers["if-none-match"] == "*"
+            tried.append(method)
+            return (500, {}, refusal("InternalError")) if len(tried) == 1 else (412, {}, refusal("PreconditionFailed"))
+        return 200, {"ETag": '"e"', "Content-Length": str(len(there))}, there
+
+    return answer
+
+
+def test_creation_whose_answer_was_lost_counts() -> None:
+    """botocore sends again what got no answer; what is refused then is the object of the first try."""
+    with answering(half_heard(b"ours")) as store:
+        assert store.put("a", b"ours", create_only=True).version == '"e"'
+
+
+def test_creation_that_another_won_is_refused() -> None:
+    with answering(half_heard(b"theirs")) as store, pytest.raises(AlreadyExists):
+        store.put("a", b"ours", create_only=True)
+
+
 def test_refusal_for_another_reason_stays_one() -> None:
     with answering(lambda *_: (400, {}, refusal("InvalidBucketName"))) as store:
         with pytest.raises(PenstockError, match="InvalidBucketName"):
@@ -242,6 +283,31 @@ def test_nobody_listening_is_unavailable_and_names_the_endpoint() -> None:
     store = open_s3(parse_ref("s3://models/a"), {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
     with pytest.raises(Unavailable, match=r"127[.]0[.]0[.]1:9"):
         store.get("a")
+
+
+def test_network_error_shows_no_url() -> None:
+    """botocore's own text is the whole URL, query and all."""
+    store = open_s3(parse_ref("s3://models/a"), {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    with pytest.raises(Unavailable) as caught:
+        next(store.list_uploads())
+    assert "http" not in str(caught.value)
+    assert "s3://models/a" in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "https://user:hidden@minio.example.com"])
+def test_endpoint_that_makes_no_sense_is_refused(endpoint: str) -> None:
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL") as caught:
+        open_s3(parse_ref("s3://models/a"), {**KEYS, "AWS_ENDPOINT_URL": endpoint})
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("bare")
+def test_endpoint_of_a_profile_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[default]\nendpoint_url = user:hidden@minio\n")
+    env = {"AWS_CONFIG_FILE": str(tmp_path / "config"), **KEYS}
+    with pytest.raises(UsageError, match="endpoint") as caught:
+        open_s3(parse_ref("s3://models/a"), env)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("bare")

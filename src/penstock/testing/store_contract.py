@@ -451,6 +451,17 @@ class StoreContract(ReaderContract):
         info = store.finish_upload(upload, receipts)
         check_uploaded(store, info, "a", data)
 
+    def test_finish_with_a_part_missing(self, store: Store, wire: Connections) -> None:
+        """Where a receipt is missing nothing is published, and the upload can still be finished whole."""
+        data = make_bytes(2 * part_bytes(store) + 5)
+        upload = begin(store, "a", data)
+        receipts = send_all(store, upload, data, wire)
+        with pytest.raises(PenstockError, match="2 parts were sent of 3"):
+            store.finish_upload(upload, receipts[:-1])
+        with pytest.raises(NotFound):
+            store.stat("a")
+        check_uploaded(store, store.finish_upload(upload, receipts), "a", data)
+
     def test_abort_leaves_nothing(self, store: Store, wire: Connections) -> None:
         """An aborted upload leaves no object and no upload, and what was there before."""
         store.put("a", b"old")
