@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import ssl
+import string
 import time
 import urllib.parse
 import urllib.request
@@ -481,7 +482,10 @@ def _origin(url: str) -> tuple[str, str]:
 
 def _target(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return urllib.parse.quote(
+        target, safe=string.punctuation
+    )  # what holds a space would be shown by whoever refuses it
 
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -516,8 +520,6 @@ def _map_network_error(error: Exception, url: str, name: str, deed: str) -> Pens
             hint="behind a company proxy, point SSL_CERT_FILE at its certificate authority",
         )
     reason = "no byte for too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    if isinstance(error, http.client.InvalidURL):
-        reason = "its URL holds characters that no URL may hold"  # str(error) would show the signature in it
     return Unavailable(f"{name}: cannot {deed}: {host}: {reason}")
 
 

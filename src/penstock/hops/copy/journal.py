@@ -3,6 +3,7 @@
 `.penstock/journal/owner.json`      who copies into this prefix, and a heartbeat
 `.penstock/journal/<name>.json`     one file on its way: upload id, receipts of parts, checksums, the sha256's state
 `.penstock/journal/<name>.done`     one published file, as a manifest of one; becomes a line of the real manifest
+`.penstock/journal/paths`           every file that copies since the last manifest may have begun to write
 `.penstock/journal/previous`        the manifest that was there and was taken away: what of it may be kept
 
 Only parts that are both hashed and sent are written down, as a prefix of the file: what is lost by a kill is at most
@@ -20,7 +21,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from types import TracebackType
@@ -29,13 +30,14 @@ from typing import Any, Final, Protocol, Self
 from penstock.digest import crc32c, pack_crcs, unpack_crcs
 from penstock.errors import AlreadyExists, NotFound, PenstockError, Retryable, UsageError, VerificationFailed
 from penstock.model.manifest import CHUNK_BYTES, TOOL, Manifest, ManifestFile, Origin, dump_manifest, parse_manifest
-from penstock.ref import OWN_FOLDER
+from penstock.ref import OWN_FOLDER, check_file_name
 from penstock.stores.base import Store, Upload
 from penstock.units import MiB
 from penstock.wire.http import Connections, Dialer
 
 JOURNAL_FOLDER: Final = f"{OWN_FOLDER}/journal"
 OWNER_KEY: Final = f"{JOURNAL_FOLDER}/owner.json"
+PATHS_KEY: Final = f"{JOURNAL_FOLDER}/paths"
 PREVIOUS_KEY: Final = f"{JOURNAL_FOLDER}/previous"
 
 HEARTBEAT_S: Final = 5.0
@@ -248,12 +250,14 @@ def _name(path: str) -> str:
 class JournalContent:
     """What earlier runs left: files published, files under way, both by path; the manifest that they took away.
 
-    `entries`: how many objects the journal has, those that cannot be read and the owner's included.
+    `paths`: of all files that they may have begun to write. `entries`: how many objects the journal has, those that
+    cannot be read and the owner's included.
     """
 
     finished: Mapping[str, ManifestFile] = dataclasses.field(default_factory=dict)
     states: Mapping[str, FileState] = dataclasses.field(default_factory=dict)
     previous: Manifest | None = None
+    paths: frozenset[str] = frozenset()
     entries: int = 0
 
 
@@ -262,17 +266,36 @@ def read_journal(store: Store) -> JournalContent:
     finished: dict[str, ManifestFile] = {}
     states: dict[str, FileState] = {}
     previous: Manifest | None = None
+    paths: frozenset[str] = frozenset()
     keys = [info.key for info in store.list(JOURNAL_FOLDER)]
     for key in keys:
         with contextlib.suppress(NotFound, VerificationFailed, UsageError):
-            if key == PREVIOUS_KEY:
+            if key == PATHS_KEY:
+                paths = parse_paths(store.get(key))
+            elif key == PREVIOUS_KEY:
                 previous = parse_manifest(store.get(key), name=key)
             elif key.endswith(".done"):
                 finished |= {file.path: file for file in parse_manifest(store.get(key), name=key).files}
             elif key.endswith(".json") and key != OWNER_KEY:
                 state = parse_file_state(store.get(key))
                 states[state.path] = state
-    return JournalContent(finished=finished, states=states, previous=previous, entries=len(keys))
+    return JournalContent(finished=finished, states=states, previous=previous, paths=paths, entries=len(keys))
+
+
+def dump_paths(paths: Iterable[str]) -> bytes:
+    """File names as the journal holds them."""
+    return json.dumps(sorted(paths)).encode()
+
+
+def parse_paths(data: bytes) -> frozenset[str]:
+    """What `dump_paths` wrote. Raises VerificationFailed for anything else, UsageError for names no file may have."""
+    try:
+        paths = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise VerificationFailed(f"the journal's list of files cannot be read: {error}") from error
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise VerificationFailed("the journal's list of files is no list of names")
+    return frozenset(check_file_name(path) for path in paths)
 
 
 def clear_journal(store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from penstock.errors import UsageError
@@ -102,6 +102,7 @@ def plan_copy(
     source_manifest: Manifest | None = None,
     previous: Manifest | None = None,
     finished: Mapping[str, ManifestFile] | None = None,
+    begun: Iterable[str] = (),
     present: Mapping[str, ObjectInfo] | None = None,
     sibling: Manifest | None = None,
     server_side: bool = False,
@@ -109,7 +110,8 @@ def plan_copy(
 ) -> CopyPlan:
     """Decide for each file: move, clone or keep.
 
-    `previous`: the manifest at the destination. `finished`: what an interrupted copy had published (its journal).
+    `previous`: the manifest at the destination. `finished`: what an interrupted copy had published (its journal);
+    `begun`: what else it may have written.
     `present`: the destination's listing by key. A file is kept when one of the first two has the same digest and the
     third the same object; never when `force`. `sibling`: the version before, from which unchanged files are cloned.
     `server_side`: source and destination can copy between them. Raises UsageError where the memory holds no part.
@@ -135,12 +137,12 @@ def plan_copy(
             move.append(planned)
     move.sort(key=lambda file: (-file.size_bytes, file.path))
     wanted = {info.key for info in files}
-    before = [*(file.path for file in previous.files), *(finished or {})] if previous else [*(finished or {})]
+    before = {*(file.path for file in (previous.files if previous else ())), *(finished or {}), *begun}
     return CopyPlan(
         move=tuple(move),
         clone=tuple(clone),
         keep=tuple(keep),
-        remove=tuple(path for path in dict.fromkeys(before) if path not in wanted),
+        remove=tuple(path for path in sorted(before - wanted) if path in (present or {})),
         slot_bytes=_choose_slot([*move, *(item.fallback for item in clone)], memory_bytes),
         memory_bytes=memory_bytes,
     )

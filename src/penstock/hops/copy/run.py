@@ -13,6 +13,7 @@ from penstock.digest import crc32c, reopen_sha256
 from penstock.errors import PenstockError, UploadGone, UsageError, VerificationFailed
 from penstock.hops.copy.digesting import digest_files
 from penstock.hops.copy.journal import (
+    PATHS_KEY,
     PREVIOUS_KEY,
     FileState,
     Journal,
@@ -22,6 +23,7 @@ from penstock.hops.copy.journal import (
     boot_id,
     claim,
     clear_journal,
+    dump_paths,
     new_owner,
     read_journal,
 )
@@ -113,6 +115,7 @@ def _plan(
         source_manifest=model.manifest,
         previous=previous,
         finished=content.finished,
+        begun=content.paths,
         present={info.key: info for info in list_files(destination)},
         sibling=read_manifest(options.sibling) if options.sibling else None,
         server_side=source.ref.scheme == destination.ref.scheme,
@@ -309,6 +312,7 @@ class _Copy:
 
     def _move(self, plan: CopyPlan, content: JournalContent) -> None:
         self._journal.total_bytes = plan.total_bytes
+        self._note_paths(plan, content)
         ring = Ring(plan.ring_bytes, plan.slot_bytes)
         pump = Pump(dialer=self._dialer, pace=self._pace, lanes=self._lanes(ring.slots), most=min(ring.slots, 64))
         move = self._without_published([*plan.move, *self._clone_all(plan)], content)
@@ -322,6 +326,12 @@ class _Copy:
         pump.run(Schedule(self._files, ring).take, tick=lambda: self._tick(plan, pump))
         self._journal.check()
         self._abort_uploads(self._our_keys(plan, content))
+
+    def _note_paths(self, plan: CopyPlan, content: JournalContent) -> None:
+        """So that a later copy, of another revision, can tell what this one left from what is none of its business."""
+        begun = {*(file.path for file in plan.move), *(clone.entry.path for clone in plan.clone)}
+        if not begun <= content.paths:
+            self._ask(lambda: self._destination.put(PATHS_KEY, dump_paths(content.paths | begun)))
 
     def _say_resumed(self, plan: CopyPlan, content: JournalContent) -> None:
         resumed = sum(file.resumed_bytes for file in self._files)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +32,19 @@ def make_folders(folder: Path) -> None:
     make_folders(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    if not folder.is_dir() and folder.exists():
+    if _is_other(folder):
         raise UsageError(
             f"{folder} is a file; nothing can be written below it", hint="remove it or choose another name"
         )
     sync_folder(folder.parent)
+
+
+def _is_other(folder: Path) -> bool:
+    """Whether something that is no folder bears its name; asked once: others remove and make folders meanwhile."""
+    try:
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:
