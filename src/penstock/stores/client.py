@@ -118,7 +118,8 @@ class Client:
                 connection.close()
                 if kept and isinstance(error, ConnectionError):
                     continue  # closed while it was idle: no failure; kept ones run out
-                raise self._failure(error, deed, url) from error
+                secret = isinstance(error, http.client.InvalidURL)  # its text is the URL, and a traceback would show it
+                raise self._failure(error, deed, url) from (None if secret else error)
             except BaseException:
                 connection.close()
                 raise
