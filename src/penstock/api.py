@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from penstock.errors import UsageError
+from penstock.errors import NotFound, UsageError
 from penstock.hops.copy.adopt import adopt
 from penstock.hops.copy.inspect import Inspection, inspect_model
 from penstock.hops.copy.plan import CopyPlan
@@ -165,6 +165,9 @@ def inspect(
 
 def ls(ref: str, *, env: Mapping[str, str] | None = None) -> list[Entry]:
     """Models, complete or not, and files below a ref, sorted by path."""
+    place = resolve(ref)
+    if place.scheme == "file" and not os.path.isdir(place.path):  # noqa: PTH112
+        raise NotFound(f"{place}: no such folder")
     with _reading(ref, os.environ if env is None else env, latest=False) as reader:
         return list_place(reader)
 

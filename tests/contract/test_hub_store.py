@@ -168,6 +168,7 @@ def test_describing_a_model_takes_two_requests_and_a_page_per_thousand_files(hub
     hub.add_model("org/many", files)
     store = open_at("hf://org/many", token="hf_friend")
     for _ in range(3):
+        store.check_readable()
         assert {info.key for info in store.list()} == set(files)
         store.origin()
         store.stat("file 2499.json")
@@ -220,15 +221,22 @@ def test_odd_names_are_read_at_both_places(hub: HubEmulator, open_at: Open, suff
 def test_gated_without_token_says_where_to_click_and_that_a_token_is_missing(hub: HubEmulator, open_at: Open) -> None:
     hub.add_model("org/gated", CONTENT, gated="auto")
     with pytest.raises(Gated, match="no token is set") as caught:
-        open_at("hf://org/gated").list()
+        open_at("hf://org/gated").check_readable()
     assert f"{hub.url}/org/gated" in (caught.value.hint or "")
     assert "HF_TOKEN" in (caught.value.hint or "")
+
+
+def test_gated_model_is_listed_to_anybody(hub: HubEmulator, open_at: Open) -> None:
+    hub.add_model("org/gated", CONTENT, gated="auto")
+    store = open_at("hf://org/gated")
+    assert {info.key for info in store.list()} == set(CONTENT)
+    assert store.origin().gated == "auto"
 
 
 def test_gated_with_a_token_without_access_says_so(hub: HubEmulator, open_at: Open) -> None:
     hub.add_model("org/gated", CONTENT, gated="manual")
     with pytest.raises(Gated, match="account of the token from HF_TOKEN has no access") as caught:
-        open_at("hf://org/gated", token="hf_stranger").origin()
+        open_at("hf://org/gated", token="hf_stranger").check_readable()
     assert f"{hub.url}/org/gated" in (caught.value.hint or "")
     assert "by hand" in (caught.value.hint or "")
     assert not hub.cdn.requests
@@ -392,7 +400,7 @@ def test_mirror_that_hands_out_the_hubs_own_page_links_is_asked_itself(hub: HubE
 
 def test_mirror_without_auth_check_passes(hub: HubEmulator, open_at: Open) -> None:
     rule = hub.front.faults.add(Status(404), path="/auth-check")
-    assert len(list(open_at(token="hf_stranger").list())) == len(CONTENT)
+    open_at(token="hf_stranger").check_readable()
     assert rule.hits == 1
 
 

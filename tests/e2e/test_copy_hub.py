@@ -10,9 +10,10 @@ import pytest
 from scenes import MODEL, Hub, Notes, Place
 
 import penstock
-from penstock.errors import UsageError, VerificationFailed
+from penstock.errors import Gated, UsageError, VerificationFailed
 from penstock.model.manifest import MANIFEST_KEY
 from penstock.testing.models import write_model
+from penstock.units import MiB
 
 
 def test_copy_holds_the_model(hub: Hub, place: Place) -> None:
@@ -210,3 +211,22 @@ def test_folder_to_folder_without_a_manifest_says_so(hub: Hub, folder: Place) ->
     folder.check_holds(hub.digests())
     shutil.rmtree(hub.folder)
     assert penstock.verify(folder.ref, deep=True).ok
+
+
+def test_inspect_of_a_gated_model_shows_what_is_public_and_where_to_click(hub: Hub) -> None:
+    write_model(hub.folder, size_bytes=MiB)
+    hub.emulator.add_model("org/gated", hub.folder, gated="manual")
+    seen = penstock.inspect("org/gated", env=hub.env)
+    assert seen.model.origin.gated == "manual"
+    assert seen.model.total_bytes > MiB // 2
+    assert seen.facts.parameters is None
+    assert f"{hub.emulator.url}/org/gated" in seen.problems[0]
+
+
+def test_gated_model_is_refused_before_anything_is_written(hub: Hub, folder: Place) -> None:
+    write_model(hub.folder, size_bytes=MiB)
+    hub.emulator.add_model("org/gated", hub.folder, gated="auto")
+    with pytest.raises(Gated):
+        folder.copy(hub, "hf://org/gated")
+    assert not Path(folder.ref).exists()
+    assert hub.sent_bytes == 0

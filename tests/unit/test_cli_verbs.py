@@ -232,6 +232,11 @@ def test_ls_of_an_empty_place_prints_no_data(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr() == ("", f"nothing at {tmp_path}\n")
 
 
+def test_ls_of_a_missing_folder_is_not_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls", str(tmp_path / "nowhere")]) == 5
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_manifest_adopts_what_another_tool_put_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_model(tmp_path / "m", size_bytes=300 * KB)
     report = run_json("manifest", str(folder), capsys=capsys)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.errors import PenstockError
+from penstock.errors import NotFound, PenstockError
 from penstock.hops.copy.journal import OWNER_KEY
 from penstock.model.manifest import MANIFEST_KEY, parse_manifest
 from penstock.ref import OWN_FOLDER
@@ -32,9 +32,14 @@ class Entry:
 
 
 def list_place(reader: Reader) -> list[Entry]:
-    """Entries below `reader`, by path. Files of a model are summed up, except those of a model at the place itself."""
+    """Entries below `reader`, by path. Files of a model are summed up, except those of a model at the place itself.
+
+    Raises NotFound where there is nothing; an empty bucket and an empty folder are just empty.
+    """
     infos = {info.key: info for info in reader.list()}
-    roots = _model_folders(infos)
+    if not infos and reader.ref.path and reader.ref.scheme != "file":
+        raise NotFound(f"{reader.ref}: nothing there", hint="check the spelling of the path")
+    roots = {"": "model"} if reader.ref.scheme == "hf" else _model_folders(infos)
     entries: list[Entry] = []
     grouped: dict[str, list[ObjectInfo]] = {root: [] for root in roots}
     loose: list[ObjectInfo] = []
@@ -79,7 +84,9 @@ def _folder_of(key: str, roots: Mapping[str, str]) -> str | None:
 
 def _model_entry(reader: Reader, root: str, kind: str, files: list[ObjectInfo]) -> Entry:
     source = commit = None
-    if kind == "model":
+    if reader.ref.scheme == "hf":
+        source, commit = reader.ref.place, reader.origin().commit
+    elif kind == "model":
         key = f"{root}/{MANIFEST_KEY}".lstrip("/")
         try:
             manifest = parse_manifest(reader.get(key), name=f"{reader.ref}/{key}")

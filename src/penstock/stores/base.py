@@ -83,6 +83,9 @@ class Reader(Protocol):
     def origin(self) -> Origin:
         """What this place says of the model in it: the Hub repository, commit, licence; others only their ref."""
 
+    def check_readable(self) -> None:
+        """Raise Gated or Denied if files that can be listed cannot be read; asks only where the two may differ."""
+
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Every object below the key prefix `under` (a folder, no trailing slash), in any order, any depth.
 

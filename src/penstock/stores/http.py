@@ -58,6 +58,9 @@ class HttpReader:
         """A server knows only its address."""
         return Origin(kind="http", ref=str(self._ref))
 
+    def check_readable(self) -> None:
+        """As the contract says; whoever may list here may be refused a file only when it is read."""
+
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """What the manifest, an index page, or the usual names show. Raises UsageError where none of them does."""
         found = self._list_manifest() or self._list_pages(under)

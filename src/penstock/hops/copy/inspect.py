@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, Final
 
-from penstock.errors import VerificationFailed
+from penstock.errors import Gated, VerificationFailed
 from penstock.hops.copy.source import SourceModel, read_source
 from penstock.model.facts import ModelFacts, describe
 from penstock.model.manifest import Tensor
@@ -28,7 +28,7 @@ _CONFIG_LIMIT_BYTES: Final = 64 * 1024 * KiB
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a model is, and which files of it a copy would move. `problems`: headers that cannot be read."""
+    """What a model is, and which files of it a copy would move. `problems`: why some facts are not known."""
 
     model: SourceModel
     facts: ModelFacts
@@ -54,7 +54,16 @@ class Inspection:
 def inspect_model(
     reader: Reader, *, dialer: Dialer, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Inspection:
-    """The facts of the model at `reader`. Raises what `read_source` raises; a broken header is a problem, no error."""
+    """The facts of the model at `reader`: of a gated one, those that are public.
+
+    Raises what `read_source` raises; a licence not accepted and a broken header are problems, no errors.
+    """
+    try:
+        reader.check_readable()
+    except Gated as error:
+        model = read_source(reader, include=include, exclude=exclude, readable=False)
+        facts = describe(config=None, tensors_by_file={}, files=model.files)
+        return Inspection(model=model, facts=facts, problems=(f"{error}; {error.hint}",))
     model = read_source(reader, include=include, exclude=exclude)
     headers, problems = _read_headers(reader, model, dialer)
     facts = describe(

@@ -45,12 +45,18 @@ def list_files(reader: Reader) -> list[ObjectInfo]:
     return [info for info in reader.list() if info.key.partition("/")[0] != OWN_FOLDER]
 
 
-def read_source(reader: Reader, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> SourceModel:
+def read_source(
+    reader: Reader, *, include: Sequence[str] = (), exclude: Sequence[str] = (), readable: bool = True
+) -> SourceModel:
     """The model at `reader` and its files, chosen by the default rule and the globs.
 
-    Raises NotFound for an empty place, UsageError when no file is left or a name cannot be stored safely, ObjectChanged
-    when files of a manifest are missing or have another size.
+    `readable`: that its files may be read is checked first, and its indexes are; else the listing alone decides.
+
+    Raises Gated or Denied, NotFound for an empty place, UsageError when no file is left or a name cannot be stored
+    safely, ObjectChanged when files of a manifest are missing or have another size.
     """
+    if readable:
+        reader.check_readable()
     manifest = None if reader.ref.scheme == "hf" else read_manifest(reader)
     listing = list_files(reader)
     if not listing:
@@ -59,7 +65,7 @@ def read_source(reader: Reader, *, include: Sequence[str] = (), exclude: Sequenc
         )
     if manifest:
         listing = _as_manifested(reader, manifest, listing)
-    indexes = {key: reader.get(key) for key in index_keys(listing)}
+    indexes = {key: reader.get(key) for key in index_keys(listing)} if readable else {}
     selection = select_files(listing, indexes=indexes, include=include, exclude=exclude)
     if not selection.kept:
         raise UsageError(

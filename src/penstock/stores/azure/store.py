@@ -78,6 +78,9 @@ class AzureStore:
 
     # Reading.
 
+    def check_readable(self) -> None:
+        """As the contract says; whoever may list here may be refused a file only when it is read."""
+
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Every committed blob below `under`; the folders of a hierarchical namespace are none."""
         for blob in self._iter_blobs(under, include="metadata"):

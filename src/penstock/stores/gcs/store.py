@@ -74,6 +74,9 @@ class GcsStore:
 
     # -- small objects
 
+    def check_readable(self) -> None:
+        """As the contract says; whoever may list here may be refused a file only when it is read."""
+
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Every object below `under`; the empty `folder/` markers that consoles and mounts leave are none."""
         query = {"prefix": self.keys.below(under), "fields": f"nextPageToken,items({_FIELDS})"}

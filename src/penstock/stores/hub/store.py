@@ -58,6 +58,7 @@ class HubStore:
             hint="check the network; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror",
         )
         self._facts: SingleFlight[Facts] = SingleFlight()
+        self._access: SingleFlight[bool] = SingleFlight()
         self._tree: SingleFlight[dict[str, Entry]] = SingleFlight()
         self._so_far: dict[str, Entry] = {}  # of the tree, and where it goes on: only for who fetches it
         self._next_page: str | None = None
@@ -70,7 +71,7 @@ class HubStore:
         return self._ref
 
     def origin(self) -> Origin:
-        """Repository, commit and licence. Raises Gated, Denied or NotFound when its files could not be read."""
+        """Repository, commit and licence, of gated models to anybody. Raises Denied or NotFound."""
         facts = self._pinned()
         return Origin(
             kind="hub",
@@ -82,6 +83,10 @@ class HubStore:
             licence=facts.licence,
             gated=facts.gated,
         )
+
+    def check_readable(self) -> None:
+        """As the contract says, asked once: a gated model is listed to anybody. Raises Gated, Denied."""
+        self._access.get(self._check_access)
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """As the contract says, of the pinned commit. A call after a failure goes on from the page that failed."""
@@ -147,7 +152,7 @@ class HubStore:
     # -- commit, access, tree
 
     def _pinned(self) -> Facts:
-        """The model's facts, asked for once: what the revision means now, and whether its files may be read."""
+        """The model's facts, asked for once: what the revision means now."""
         return self._facts.get(self._fetch_facts)
 
     def _fetch_facts(self) -> Facts:
@@ -160,17 +165,18 @@ class HubStore:
         facts = parse_facts(self._parse(answer), repo=self._ref.place)
         if facts is None:
             raise self._refusals.not_a_hub("names no commit")
-        if facts.gated or facts.private or self._login.token:
-            self._check_access(facts)
         return facts
 
-    def _check_access(self, facts: Facts) -> None:
-        """Ask before any byte moves whether files may be read. Mirrors that do not know the question pass."""
+    def _check_access(self) -> bool:
+        """Ask whether files may be read. Mirrors that do not know the question pass."""
+        facts = self._pinned()
+        if not (facts.gated or facts.private or self._login.token):
+            return True
         answer = self._request("GET", f"{self._endpoint}/api/models/{facts.repo}/auth-check")
-        if answer.status == 404 and "x-error-code" not in answer.headers:
-            return
-        if answer.status >= 300:
+        unknown = answer.status == 404 and "x-error-code" not in answer.headers
+        if answer.status >= 300 and not unknown:
             raise self._refusals.of(answer, gated=facts.gated)
+        return True
 
     def _entries(self) -> dict[str, Entry]:
         return self._tree.get(self._fetch_tree)

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from penstock.digest import crc32c
 from penstock.errors import ObjectChanged, UsageError
 from penstock.stores.base import ObjectInfo
 from penstock.units import MiB
@@ -123,3 +124,13 @@ def copy_file(reading: int, writing: int, size_bytes: int) -> None:
             source.seek(copied)
             target.seek(copied)
             shutil.copyfileobj(source, target, 8 * MiB)
+
+
+def crc32c_of_file(path: Path) -> int:
+    """The crc32c of a file's content, read in steps of 8 MiB."""
+    crc = 0
+    buffer = memoryview(bytearray(8 * MiB))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc = crc32c(buffer[:count], crc)
+    return crc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from penstock.stores.checksums import check_receipts
 from penstock.stores.local.files import (
     check_unchanged,
     copy_file,
+    crc32c_of_file,
     create,
     exists,
     make_folders,
@@ -88,6 +90,9 @@ class LocalStore:
         return self._root / key
 
     # Reading.
+
+    def check_readable(self) -> None:
+        """As the contract says; whoever may list here may be refused a file only when it is read."""
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """As the contract says; folders that are symlinks are not entered, uploads and temporary files not shown."""
@@ -275,13 +280,17 @@ class LocalStore:
         )
 
     def copy_object(self, source: Reader, info: ObjectInfo, key: str) -> ObjectInfo | None:
-        """As the contract says, between folders; shares the blocks where the file system can."""
+        """As the contract says, between folders; shares the blocks where the file system can.
+
+        The copy is read once for its crc32c: no service vouches for a disk, and whoever asked can compare.
+        """
         if not isinstance(source, LocalStore):
             return None
         upload = self.begin_upload(key, size_bytes=info.size_bytes, part_bytes=max(1, info.size_bytes))
         try:
             self._copy_in_kernel(source.path(info.key), info, self._part_path(upload))
-            return self.finish_upload(upload, [""])
+            crc = crc32c_of_file(self._part_path(upload))
+            return dataclasses.replace(self.finish_upload(upload, [""]), crc32c=crc)
         except BaseException:
             self.abort_upload(upload)
             raise

@@ -81,6 +81,9 @@ class S3Store:
 
     # Reading.
 
+    def check_readable(self) -> None:
+        """As the contract says; whoever may list here may be refused a file only when it is read."""
+
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """As the contract says; the empty objects that consoles make for folders are left out."""
         with mapped("list", self._keys.name(under)):
