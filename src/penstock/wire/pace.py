@@ -191,16 +191,16 @@ class Flow:
 
 
 _SLOW_SHARE: Final = 0.25  # of the fastest; CDN edges come in 8.7 and 67 MB/s kinds (xet-core#821)
-_YOUNG_S: Final = 0.75
+_YOUNG_S: Final = 0.5
 _LONGEST_TRUST_S: Final = 32.0
-_TRUST_GROWTH: Final = 1.2  # where 7 edges of 10 are slow, a growth of 1.43 would never find the others
+_TRUST_GROWTH: Final = 1.15  # where 7 edges of 10 are slow, a growth of 1.43 would never find the others
 
 
 def choose_slow(flows: Sequence[Flow], *, best_bytes_per_s: float = 0.0) -> list[int]:
     """Lanes whose connection is so much slower than the best that another edge is worth dialling.
 
     `best_bytes_per_s`: of one connection, seen before: at the end of a hop only slow ones may be left. A connection
-    gets 0.75 s to show itself, longer after each redial of its lane: where the spread has other reasons, it dies down.
+    gets 0.5 s to show itself, longer after each redial of its lane: where the spread has other reasons, it dies down.
     """
     best = max((flow.bytes_per_s for flow in flows), default=0.0)
     best = max(best, best_bytes_per_s)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from typing import Final, TypeVar
 
 from penstock.errors import TicketExpired
+from penstock.units import KiB
 from penstock.wire.http import Connections, Dialer, Transfer
 from penstock.wire.pace import Flow, Governor, Pace, Stopped, choose_slow
 from penstock.wire.ticket import PartTicket, Reply, TicketBox
@@ -19,10 +22,33 @@ STAGES: Final = ("read", "hash", "send", "wait")
 _TICK_S: Final = 0.1
 _LOOK_S: Final = 0.25  # between looks at the connections' speed
 _FADE: Final = 0.95  # of the best speed seen, a look: half is forgotten in 3 s, so that a slower network is believed
+_WORTH_HELPING_S: Final = 0.5  # a new connection takes about so long to come up to speed; guess
+_LEAST_HELP_BYTES: Final = 512 * KiB
 _GOVERN_S: Final = 1.0
 _FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
 _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
 _JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+    """What a lane reads now. `began`: monotonic seconds."""
+
+    box: TicketBox
+    start: int
+    transfer: Transfer
+    began: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.transfer.done / max(_TICK_S, time.monotonic() - self.began)
+
+    @property
+    def left_s(self) -> float:
+        """How long it will take at this speed; 0 while there is too little to tell from."""
+        if time.monotonic() - self.began < _LOOK_S:
+            return 0.0
+        return (self.transfer.stop - self.transfer.done) / max(1.0, self.bytes_per_s)
 
 
 class Lane:
@@ -40,6 +66,7 @@ class Lane:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.stage = ""
         self.redials = 0
+        self.reading: Reading | None = None
 
     def fetch(self, box: TicketBox, start: int, view: memoryview, *, service: str = "source") -> None:
         """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes."""
@@ -57,7 +84,24 @@ class Lane:
                 raise
 
         with self.in_stage("read"):
-            self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
+            self.reading = Reading(box, start, transfer, time.monotonic())
+            try:
+                self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
+            finally:
+                self.reading = None
+        with self.in_stage("wait"):
+            while not transfer.close(_TICK_S):
+                self.pace.check()
+
+    def help(self, reading: Reading, share: float) -> bool:
+        """Read the last `share` of what another lane still has to; False if there is too little of it."""
+        piece = reading.transfer.split(share, _LEAST_HELP_BYTES)
+        if piece is None:
+            return False
+        offset, view = piece
+        self.fetch(reading.box, reading.start + offset, view)
+        reading.transfer.helped()  # not after an error: that ends the hop, and nobody may take the piece for read
+        return True
 
     def send(
         self,
@@ -102,6 +146,10 @@ class Lane:
 Task = Callable[[Lane], None]
 
 
+def IDLE(_lane: Lane) -> None:  # noqa: N802  a constant that is a task
+    """The task of a lane that finds nothing to begin just now, and may help others meanwhile."""
+
+
 class Pump:
     """Lanes that take tasks until none is left.
 
@@ -125,6 +173,8 @@ class Pump:
     def run(self, take: Callable[[Lane], Task | None], *, tick: Callable[[], None] = lambda: None) -> None:
         """Call `take` and then the task it gives, in every lane, until it gives None; then return.
 
+        A lane without a task of its own (`take` gave IDLE or None) helps the slowest reader, by reading the end of its
+        range into the same memory: a slow connection then holds up neither the ring nor the end of the hop.
         `tick` runs in the calling thread about ten times a second. The first error of a lane, or one of `tick`, stops
         all lanes and is raised; so does KeyboardInterrupt, within 2 s.
         """
@@ -177,8 +227,12 @@ class Pump:
                 task = take(lane)
                 if task is None:
                     self._drained = True
+                    self._help_to_the_end(lane)
                     return
-                task(lane)
+                if task is IDLE:
+                    self._help(lane, below_bytes_per_s=self._best_flow / 2)
+                else:
+                    task(lane)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001  it travels: run() raises it
@@ -188,6 +242,27 @@ class Pump:
         finally:
             lane.stage = ""
             lane.connections.close()
+
+    def _help_to_the_end(self, lane: Lane) -> None:
+        while any(other.stage for other in self.lanes if other is not lane):
+            self._pace.check()
+            if not self._help(lane):
+                time.sleep(_TICK_S / 2)
+
+    def _help(self, lane: Lane, *, below_bytes_per_s: float = math.inf) -> bool:
+        """Take a share of the range that will take longest, so that both end at once; False if none is worth it.
+
+        It costs whoever is helped the connection: before the end only slow ones are, `below_bytes_per_s`.
+        """
+        if self._pace.limited or self._pace.holding_s():
+            return False
+        readings = [other.reading for other in self.lanes if other is not lane]
+        slow = [one for one in readings if one is not None and one.bytes_per_s < below_bytes_per_s]
+        slowest = max(slow, key=lambda one: one.left_s, default=None)
+        if slowest is None or slowest.left_s < _WORTH_HELPING_S:
+            return False
+        speed = slowest.bytes_per_s
+        return lane.help(slowest, max(0.5, self._best_flow / (self._best_flow + speed)) if speed else 0.5)
 
     def _redial_slow(self, now: float) -> None:
         flows = []

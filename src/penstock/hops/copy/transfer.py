@@ -19,7 +19,7 @@ from penstock.hops.copy.plan import PlannedFile
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile, Tensor
 from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import Reader, Store, Upload
-from penstock.wire.pump import Lane, Task
+from penstock.wire.pump import IDLE, Lane, Task
 from penstock.wire.ring import Ring, Slot
 from penstock.wire.ticket import Reply, TicketBox
 
@@ -442,13 +442,13 @@ class Schedule:
         self._lock = Lock()
 
     def take(self, lane: Lane) -> Task | None:
-        """The next part as a task, with its slot in hand; None when all are taken."""
+        """The next part as a task, with its slot in hand; IDLE while there is no slot, None when all are taken."""
         while self._has_work():
             lane.pace.check()
             with lane.in_stage("wait"):
                 slot = self._ring.take(timeout_s=0.2)
             if slot is None:
-                continue
+                return IDLE
             chosen = self._choose(lane.index)
             if chosen is None:
                 slot.release()
