@@ -482,13 +482,17 @@ class Connections:
             size_bytes=size_bytes,
         )
 
-    def interrupt(self) -> None:
-        """From any thread: make the lane's wait on its current socket fail now, as a reset would."""
+    def interrupt(self) -> bool:
+        """From any thread: make the lane's wait on its current socket fail now, as a reset would; False without one."""
         connection = self._current
         sock = connection.sock if connection is not None else None
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which would disarm TLS under a reader
+        if sock is None:
+            return False
+        try:
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which would disarm TLS under a reader
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close every connection and file."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from typing import Final, TypeVar
 
-from penstock.errors import TicketExpired
+from penstock.errors import TicketExpired, Unavailable
 from penstock.units import KiB
 from penstock.wire.http import Connections, Dialer, Transfer
 from penstock.wire.pace import Flow, Governor, Pace, Stopped, choose_slow
-from penstock.wire.ticket import PartTicket, Reply, TicketBox
+from penstock.wire.ticket import PartTicket, Reply, Ticket, TicketBox
 
 T = TypeVar("T")
 STAGES: Final = ("read", "hash", "send", "wait")
@@ -78,7 +78,7 @@ class Lane:
             ticket = box.get(stale=stale)
             stale = None
             try:
-                self.connections.read_range(ticket, start, transfer)
+                self._read(ticket, start, transfer)
             except TicketExpired:
                 stale = ticket
                 raise
@@ -92,6 +92,24 @@ class Lane:
         with self.in_stage("wait"):
             while not transfer.close(_TICK_S):
                 self.pace.check()
+
+    def _read(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
+        """`read_range`, begun again at once, on a new connection, each time that `redial` has cut it off."""
+        while True:
+            redials = self.redials
+            try:
+                self.connections.read_range(ticket, start, transfer)
+            except Unavailable:
+                if self.redials == redials:
+                    raise
+                self.pace.check()
+            else:
+                return
+
+    def redial(self) -> None:
+        """From another thread: let go of a connection that is too slow."""
+        if self.connections.interrupt():
+            self.redials += 1
 
     def help(self, reading: Reading, share: float) -> bool:
         """Read the last `share` of what another lane still has to; False if there is too little of it."""
@@ -280,8 +298,7 @@ class Pump:
         for index in choose_slow(flows, best_bytes_per_s=self._best_flow):
             lane = self.lanes[index]
             if lane.stage == "read":
-                lane.redials += 1
-                lane.connections.interrupt()
+                lane.redial()
 
     def _end(self, patience_s: float) -> None:
         self._pace.stop()
