@@ -54,7 +54,7 @@ class Reading:
 class Lane:
     """One worker: its connections, and what it did so far. Seconds and bytes are for its own thread to write.
 
-    `seconds`: by stage; `stage`: what it does now ("" when idle).
+    `seconds`: by stage; `stage`: what it does now ("" when idle). `bytes_per_s`: of the range it read last.
     """
 
     def __init__(self, index: int, dialer: Dialer, pace: Pace) -> None:
@@ -67,6 +67,7 @@ class Lane:
         self.stage = ""
         self.redials = 0
         self.reading: Reading | None = None
+        self.bytes_per_s = 0.0
 
     def fetch(self, box: TicketBox, start: int, view: memoryview, *, service: str = "source") -> None:
         """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes."""
@@ -87,6 +88,7 @@ class Lane:
             self.reading = Reading(box, start, transfer, time.monotonic())
             try:
                 self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
+                self.bytes_per_s = self.reading.bytes_per_s
             finally:
                 self.reading = None
         with self.in_stage("wait"):
@@ -279,8 +281,8 @@ class Pump:
         slowest = max(slow, key=lambda one: one.left_s, default=None)
         if slowest is None or slowest.left_s < _WORTH_HELPING_S:
             return False
-        speed = slowest.bytes_per_s
-        return lane.help(slowest, max(0.5, self._best_flow / (self._best_flow + speed)) if speed else 0.5)
+        ours, theirs = lane.bytes_per_s or self._best_flow, slowest.bytes_per_s
+        return lane.help(slowest, ours / (ours + theirs) if ours else 0.5)
 
     def _redial_slow(self, now: float) -> None:
         flows = []
