@@ -68,6 +68,7 @@ class Lane:
         self.redials = 0
         self.reading: Reading | None = None
         self.bytes_per_s = 0.0
+        self._best_range = 0.0
 
     def fetch(self, box: TicketBox, start: int, view: memoryview, *, service: str = "source") -> None:
         """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes."""
@@ -89,6 +90,7 @@ class Lane:
             try:
                 self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
                 self.bytes_per_s = self.reading.bytes_per_s
+                self._best_range = max(self._best_range, self.bytes_per_s)
             finally:
                 self.reading = None
         with self.in_stage("wait"):
@@ -112,6 +114,11 @@ class Lane:
         """From another thread: let go of a connection that is too slow."""
         if self.connections.interrupt():
             self.redials += 1
+
+    def best_range(self) -> float:
+        """Bytes per second of the fastest range that was finished since this was asked before."""
+        best, self._best_range = self._best_range, 0.0
+        return best
 
     def help(self, reading: Reading, share: float) -> bool:
         """Read the last `share` of what another lane still has to; False if there is too little of it."""
@@ -183,7 +190,7 @@ class Pump:
         self._adaptive = lanes is None
         self._errors: list[BaseException] = []
         self._lock = Lock()
-        self._looks: dict[int, tuple[float, int]] = {}
+        self._looks: dict[int, tuple[float, Reading | None, int]] = {}
         self._best_flow = 0.0
         self._threads: list[Thread] = []
         self._working = 0
@@ -285,15 +292,16 @@ class Pump:
         return lane.help(slowest, ours / (ours + theirs) if ours else 0.5)
 
     def _redial_slow(self, now: float) -> None:
+        """Judge connections by what they brought of one range since the last look: lanes do other things between."""
         flows = []
         for lane in self.lanes:
-            before = self._looks.get(lane.index)
-            reading = lane.stage == "read"
-            self._looks[lane.index] = (now, lane.read_bytes if reading else -1)
-            if not reading or before is None or before[1] < 0:
-                continue
-            rate = (lane.read_bytes - before[1]) / (now - before[0])
-            flows.append(Flow(lane.index, rate, now - lane.connections.dialled_at, lane.redials))
+            reading, before = lane.reading, self._looks.get(lane.index)
+            done = reading.transfer.done if reading else 0
+            self._looks[lane.index] = (now, reading, done)
+            self._best_flow = max(self._best_flow, lane.best_range())
+            if reading is not None and before is not None and before[1] is reading:
+                rate = (done - before[2]) / (now - before[0])
+                flows.append(Flow(lane.index, rate, now - lane.connections.dialled_at, lane.redials))
         self._best_flow = max([self._best_flow * _FADE, *(flow.bytes_per_s for flow in flows)])
         if self._pace.limited or self._pace.holding_s():
             return
