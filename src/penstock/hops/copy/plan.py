@@ -171,6 +171,6 @@ def _is_same(info: ObjectInfo, had: ManifestFile) -> bool:
 
 
 def _is_present(had: ManifestFile, found: ObjectInfo | None) -> bool:
-    if found is None or found.size_bytes != had.size_bytes:
+    if found is None or found.size_bytes != had.size_bytes or found.crc32c not in (None, had.crc32c):
         return False
     return had.version is None or found.version is None or had.version == found.version
