@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from typing import Final
 
-from penstock.errors import AlreadyExists, NotFound, VerificationFailed
+from penstock.errors import AlreadyExists, NotFound, UsageError, VerificationFailed
 from penstock.hops.copy.journal import JOURNAL_FOLDER, clear_journal
 from penstock.hops.copy.source import read_manifest
 from penstock.model.manifest import MANIFEST_KEY, Manifest, dump_manifest, tree_sha256
@@ -55,7 +55,7 @@ def read_latest(reader: Reader) -> str | None:
         version = json.loads(data)["version"]
         if isinstance(version, str) and "/" not in version:
             return check_file_name(version)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, UsageError):
         pass
     raise VerificationFailed(f"{reader.ref}/{LATEST_KEY} cannot be read", hint="copy again with --versioned")
 

@@ -240,10 +240,12 @@ class FileTransfer:
 
     def _verify_single(self, lane: Lane, view: memoryview) -> None:
         """A file of one part is checked before it is sent; wrong bytes are fetched again."""
-        problem = None
         for _ in range(_TRIES):
             problem = self._digest_problem()
             if problem is None:
+                return
+            if self._on_damage is not None:  # whose chunks were read again already
+                self._on_damage(self.path, 0, self.plan.size_bytes, problem)
                 return
             self._ledger.note(f"{self.path}: {problem}; fetched again")
             self._begin_digests(None)
@@ -252,9 +254,8 @@ class FileTransfer:
             if self._sha1:
                 self._sha1.update(view)
             self._hashed = 1
-        if self._on_damage is None:
+        if self._digest_problem() is not None:
             raise self._wrong_digest()
-        self._on_damage(self.path, 0, self.plan.size_bytes, problem or "")
 
     def _wrong_digest(self) -> VerificationFailed:
         return VerificationFailed(
