@@ -348,7 +348,7 @@ class LocalStore:
             try:
                 act()
             except FileNotFoundError:
-                if last_try or exists(path.parent):
+                if last_try:  # the folder may be there again by now: somebody else made it
                     raise
             else:
                 return
