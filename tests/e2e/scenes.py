@@ -203,9 +203,9 @@ class Notes:
 
 
 def penstock_process(*arguments: str, env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
-    """The command line tool as a user runs it."""
+    """The command line tool as a user runs it: SIGINT reaches it also where the tests run in a shell's background."""
     return subprocess.Popen(
-        [sys.executable, "-m", "penstock", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "penstock", *arguments],
         env={**env, "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
