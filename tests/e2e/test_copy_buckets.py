@@ -61,16 +61,17 @@ def test_source_that_is_not_what_its_manifest_says(hub: Hub, folder: Place, room
     assert "model.safetensors" not in target.digests()
 
 
-def test_damage_that_the_store_copies_is_told_by_verify(hub: Hub, folder: Place, room: Path) -> None:
-    """A clone reads nothing, so it cannot see that its source is damaged; --deep can."""
+def test_damage_is_not_cloned(hub: Hub, folder: Place, room: Path) -> None:
+    """A local clone is read back; what differs is moved, and found wrong there."""
     hub.add(40_000_000)
     folder.copy(hub)
     with Path(folder.ref, "model.safetensors").open("r+b") as file:
         file.seek(30_000_000)
         file.write(b"damage")
     target = Place(kind="local", ref=str(room / "target"), env=folder.env)
-    target.copy(hub, folder.ref)
-    assert [found.kind for found in penstock.verify(target.ref, deep=True).findings] == ["damaged"]
+    with pytest.raises(VerificationFailed, match="crc32c is"):
+        target.copy(hub, folder.ref)
+    target.check_not_published()
 
 
 def test_store_that_refuses_to_clone(hub: Hub, servers: Servers, room: Path) -> None:

@@ -214,7 +214,13 @@ def flow(lane: int, rate: float, age: float = 10.0, redials: int = 0) -> Flow:
 
 
 def test_connection_far_below_the_best_is_slow() -> None:
-    assert choose_slow([flow(0, 67e6), flow(1, 8.7e6), flow(2, 30e6), flow(3, 0.0)]) == [1, 3]
+    assert choose_slow([flow(0, 67e6), flow(1, 8.7e6), flow(2, 30e6), flow(3, 1.0)]) == [1, 3]
+
+
+@pytest.mark.parametrize(("silent_s", "slow"), [(0.5, []), (3.9, []), (4.0, [1])])
+def test_silence_is_borne_for_longer(silent_s: float, slow: list[int]) -> None:
+    """Old connection or new: a server may need seconds to find an object, and would need them again."""
+    assert choose_slow([flow(0, 67e6), Flow(1, 0.0, 100.0, 0, silent_s)]) == slow
 
 
 def test_young_connection_may_still_come_to_speed() -> None:

@@ -170,6 +170,39 @@ class Lane:
         self.pace.check()
 
 
+@dataclasses.dataclass(slots=True)
+class _Look:
+    """How far a lane was with its range at a time; `moved_at`: when its last byte was seen. Monotonic seconds."""
+
+    lane: Lane
+    at: float
+    reading: Reading | None
+    done: int
+    moved_at: float
+
+    @classmethod
+    def take(cls, lane: Lane, now: float) -> _Look:
+        reading = lane.reading
+        return cls(lane, now, reading, reading.transfer.done if reading else 0, now)
+
+    def compare(self, before: _Look) -> Flow | None:
+        """What its connection brought since; None between ranges, and while the first byte has only just come."""
+        if self.reading is None or before.reading is not self.reading or before is self:
+            return None
+        silent = self.done == before.done
+        if silent:
+            self.moved_at = before.moved_at
+        elif before.done == 0:
+            return None
+        return Flow(
+            lane=self.lane.index,
+            bytes_per_s=(self.done - before.done) / (self.at - before.at),
+            age_s=self.at - self.lane.connections.dialled_at,
+            redials=self.lane.redials,
+            silent_s=self.at - self.moved_at if silent else 0.0,
+        )
+
+
 Task = Callable[[Lane], None]
 
 
@@ -190,7 +223,7 @@ class Pump:
         self._adaptive = lanes is None
         self._errors: list[BaseException] = []
         self._lock = Lock()
-        self._looks: dict[int, tuple[float, Reading | None, int]] = {}
+        self._looks: dict[int, _Look] = {}
         self._best_flow = 0.0
         self._threads: list[Thread] = []
         self._working = 0
@@ -295,13 +328,12 @@ class Pump:
         """Judge connections by what they brought of one range since the last look: lanes do other things between."""
         flows = []
         for lane in self.lanes:
-            reading, before = lane.reading, self._looks.get(lane.index)
-            done = reading.transfer.done if reading else 0
-            self._looks[lane.index] = (now, reading, done)
+            look = _Look.take(lane, now)
+            flow = look.compare(self._looks.get(lane.index, look))
+            self._looks[lane.index] = look
             self._best_flow = max(self._best_flow, lane.best_range())
-            if reading is not None and before is not None and before[1] is reading:
-                rate = (done - before[2]) / (now - before[0])
-                flows.append(Flow(lane.index, rate, now - lane.connections.dialled_at, lane.redials))
+            if flow is not None:
+                flows.append(flow)
         self._best_flow = max([self._best_flow * _FADE, *(flow.bytes_per_s for flow in flows)])
         if self._pace.limited or self._pace.holding_s():
             return
