@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import statistics
@@ -132,7 +133,7 @@ def run_round(servers: Servers, model: Path, work: Path, number: int, only: str)
     costs = {}
     ram = work / "ram"
     for index, (name, command) in enumerate(sides(servers, model, ram).items()):
-        if only not in name or any(tool in name and not shutil.which(tool) for tool in ("aria2c", "aws")):
+        if not re.search(only, name) or any(tool in name and not shutil.which(tool) for tool in ("aria2c", "aws")):
             continue
         shutil.rmtree(ram, ignore_errors=True)
         shutil.rmtree(work / "hf", ignore_errors=True)
@@ -225,7 +226,7 @@ def main() -> None:
     parser.add_argument("--size", default="4GiB", help="of the model, in 4 shards")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--servers", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--only", default="", help="run only sides whose name holds this")
+    parser.add_argument("--only", default="", help="run only sides whose name matches this regular expression")
     parser.add_argument("--work", type=Path, default=Path("/dev/shm/penstock-bench"))
     parser.add_argument("--out", type=Path, default=None, help="report without suffix, for example benchmarks/copy")
     args = parser.parse_args()
