@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from penstock.digest import open_sha256
-from penstock.errors import AlreadyExists, PenstockError, Unavailable, VerificationFailed
+from penstock.errors import AlreadyExists, NotFound, PenstockError, Unavailable, VerificationFailed
 from penstock.hops.copy import journal as module
 from penstock.hops.copy.journal import (
     JOURNAL_FOLDER,
@@ -172,6 +172,25 @@ def test_other_copy_in_this_process_is_waited_for(store: Store) -> None:
         write_owner(store, other)
         assert not other.is_dead()
     assert other.is_dead()
+
+
+def test_one_of_two_first_comers_wins(store: Store) -> None:
+    """Both found nobody; the slower one must not take the place from the quicker."""
+    quick = elsewhere(run="quick")
+    waiter = Waiter(store)
+    get, asked = store.get, []
+
+    def slow_get(key: str) -> bytes:
+        if key == OWNER_KEY and not asked:
+            asked.append(key)
+            write_owner(store, quick)
+            raise NotFound("not there yet")
+        return get(key)
+
+    store.get = slow_get  # type: ignore[method-assign]
+    waiter.complete_at = 30
+    assert not waiter.claim()
+    assert read_owner(store) == quick
 
 
 @pytest.mark.parametrize("broken", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 10_000])

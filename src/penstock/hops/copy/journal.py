@@ -135,7 +135,7 @@ def claim(
         if owner is not None and owner.run == me.run:
             return True
         if owner is None or owner.is_dead() or (owner == seen and clock() - seen_at > STALE_S):
-            if _succeed(store, me):
+            if _succeed(store, owner, me):
                 return True
             continue
         if owner != seen:
@@ -146,12 +146,15 @@ def claim(
         sleep(1.0)
 
 
-def _succeed(store: Store, me: Owner) -> bool:
-    """Take the place of an owner that is gone; False if somebody else was quicker."""
-    store.delete(OWNER_KEY)
+def _succeed(store: Store, gone: Owner | None, me: Owner) -> bool:
+    """Take the place of nobody, or of an owner that is gone; False if somebody else was quicker."""
+    if gone is not None and read_owner(store) == gone:
+        store.delete(OWNER_KEY)
     try:
         store.put(OWNER_KEY, _dump_owner(me), create_only=True)
     except AlreadyExists:
+        if read_owner(store) is None:  # it is there, and nobody can read it
+            store.delete(OWNER_KEY)
         return False
     return True
 
