@@ -188,7 +188,7 @@ def test_one_of_two_first_comers_wins(store: Store) -> None:
         return get(key)
 
     store.get = slow_get  # type: ignore[method-assign]
-    waiter.complete_at = 30
+    waiter.complete_at = 10
     assert not waiter.claim()
     assert read_owner(store) == quick
 
