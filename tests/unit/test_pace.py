@@ -301,3 +301,9 @@ def test_governor_keeps_to_its_bounds() -> None:
 def test_governor_learns_nothing_from_a_pause() -> None:
     governor = Governor(4, 64)
     assert {governor.advise(0.0) for _ in range(20)} == {4}
+
+
+def test_governor_adds_no_lane_while_the_processors_are_busy() -> None:
+    governor = Governor(4, 64)
+    assert {governor.advise(8e8, busy=0.7) for _ in range(20)} == {4}
+    assert max(governor.advise(8e8, busy=0.2) for _ in range(20)) > 4

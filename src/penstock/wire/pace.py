@@ -225,6 +225,9 @@ _FIRST_REST_LOOKS: Final = 10
 _LONGEST_REST_LOOKS: Final = 80
 
 
+_BUSY_SHARE: Final = 0.5  # the servers on the measuring machine need the other half; guess elsewhere
+
+
 class Governor:
     """How many lanes: more as long as they move more bytes than noise explains, and back again when they do not.
 
@@ -241,10 +244,16 @@ class Governor:
         self._rest = 0
         self._next_rest = _FIRST_REST_LOOKS
 
-    def advise(self, bytes_per_s: float) -> int:
-        """Lanes to run next, given what the present ones moved over one more look (all of one length, about 1 s)."""
+    def advise(self, bytes_per_s: float, *, busy: float = 0.0) -> int:
+        """Lanes to run next, given what the present ones moved over one more look (all of one length, about 1 s).
+
+        `busy`: the share (0 to 1) of all processors that this process used meanwhile. Where that is most of them, more
+        lanes would only take them from each other: on two saturated cores eight lanes are a tenth slower than four.
+        """
         if bytes_per_s <= 0:
             return self.lanes  # held back, or ending: says nothing about lanes
+        if busy > _BUSY_SHARE and self._base is None:
+            return self.lanes
         if self._settling:
             self._settling = False
             return self.lanes

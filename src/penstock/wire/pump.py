@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
@@ -210,6 +211,11 @@ def IDLE(_lane: Lane) -> None:  # noqa: N802  a constant that is a task
     """The task of a lane that finds nothing to begin just now, and may help others meanwhile."""
 
 
+def _processors() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Pump:
     """Lanes that take tasks until none is left.
 
@@ -249,6 +255,7 @@ class Pump:
 
     def _control(self, take: Callable[[Lane], Task | None], tick: Callable[[], None]) -> None:
         looked = governed = time.monotonic()
+        worked = time.process_time()
         moved = 0
         self._start_lanes(take)
         while not self._errors and any(thread.is_alive() for thread in self._threads):
@@ -259,9 +266,10 @@ class Pump:
                 looked = now
                 self._redial_slow(now)
             if self._adaptive and now - governed >= _GOVERN_S:
-                total = self.read_bytes
-                self._governor.advise((total - moved) / (now - governed))
-                moved, governed = total, now
+                total, cpu_s = self.read_bytes, time.process_time()
+                busy = (cpu_s - worked) / (now - governed) / _processors()
+                self._governor.advise((total - moved) / (now - governed), busy=busy)
+                moved, governed, worked = total, now, cpu_s
                 self._start_lanes(take)
 
     def _start_lanes(self, take: Callable[[Lane], Task | None]) -> None:
