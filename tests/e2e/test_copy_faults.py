@@ -341,12 +341,12 @@ def test_byte_flipped_once_is_repaired(hub: Hub, place: Place) -> None:
     place.check_holds(hub.digests())
 
 
-def test_byte_flipped_once_in_a_small_file(hub: Hub, place: Place) -> None:
+def test_byte_flipped_once_in_a_small_file(hub: Hub, folder: Place) -> None:
     hub.add(3_000_000)
     hub.emulator.cdn.faults.add(FlipByte(1_000_000), path=SHARD, times=1)
-    report = place.copy(hub)
+    report = folder.copy(hub)
     assert report.sent_bytes == report.total_bytes
-    place.check_holds(hub.digests())
+    folder.check_holds(hub.digests())
 
 
 @pytest.mark.parametrize("size_bytes", [3_000_000, 70_000_000], ids=["one part", "many parts"])

@@ -212,14 +212,14 @@ def test_parts_damaged_while_the_machine_was_down(hub: Hub, folder: Place) -> No
     folder.check_holds(hub.digests())
 
 
-def test_without_libcrypto_the_file_begins_again(hub: Hub, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_libcrypto_the_file_begins_again(hub: Hub, folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """No hash state can be saved or opened there: more bytes, the same result, no upload left."""
     hub.add(120_000_000)
-    interrupt(hub, place)
+    interrupt(hub, folder)
     monkeypatch.setattr(digest, "_libcrypto", lambda: None)
-    report = place.copy(hub)
+    report = folder.copy(hub)
     assert report.resumed_bytes == 0
-    place.check_holds(hub.digests())
+    folder.check_holds(hub.digests())
 
 
 def test_killed_between_publishing_a_file_and_noting_it(hub: Hub, place: Place) -> None:
