@@ -236,8 +236,7 @@ def test_slow_and_silent_edges_cost_little(hub: Hub, folder: Place, room: Path) 
     """7 of 10 connections are eight times slower than the others and 1 of 100 never answers: 80 % of the speed is left.
 
     The kinds of edge are those seen in the field (8.7 and 67 MB/s), an eighth as fast, so that edges are the bound here
-    and not this machine. How many dials it takes to find fast ones is a draw, and a copy of 14 s has room for few: one
-    of three draws is enough.
+    and not this machine.
     """
     hub.add(750_000_000, shards=2)
 
@@ -251,7 +250,7 @@ def test_slow_and_silent_edges_cost_little(hub: Hub, folder: Place, room: Path) 
         return report.total_bytes / report.seconds
 
     free = rate(TwoKinds(slow_share=0.0))
-    assert any(rate(TwoKinds(slow_share=0.7, hole_share=0.01, seed=seed)) >= 0.8 * free for seed in (4, 1, 9))
+    assert rate(TwoKinds(slow_share=0.7, hole_share=0.01, seed=4)) >= 0.8 * free
 
 
 class TwoKinds(Edges):
