@@ -26,7 +26,7 @@ from penstock.model.manifest import Manifest
 from penstock.ref import Ref, parse_ref
 from penstock.stores.base import Reader, Store
 from penstock.stores.open import open_reader, open_store
-from penstock.wire.http import open_dialer
+from penstock.wire.dial import open_dialer
 
 _SILENT = Observer()
 

@@ -40,7 +40,8 @@ from penstock.stores.azure.settings import parse_settings
 from penstock.stores.base import Store, Upload
 from penstock.testing.server import Server
 from penstock.testing.store_contract import StoreContract, make_bytes, read, send_all
-from penstock.wire.http import Connections, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 from servers import free_port
 
 PART_BYTES = 64 * 1024

@@ -32,7 +32,8 @@ from penstock.testing.faults import DropHeaders, FlipByte, Gzip, LoseReply, Rese
 from penstock.testing.gcs import GcsEmulator
 from penstock.testing.server import Request, Response, Server
 from penstock.testing.store_contract import StoreContract, begin, check_uploaded, make_bytes, part_bytes, read, send_all
-from penstock.wire.http import Connections, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 
 REF = Ref(scheme="gs", place="models", path="org/name")
 

@@ -23,7 +23,8 @@ from penstock.stores.open import open_reader
 from penstock.testing.faults import LoseReply, Status
 from penstock.testing.server import Server
 from penstock.testing.store_contract import CONTENT, CRUEL_KEYS, ReaderContract, read
-from penstock.wire.http import Connections, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 from servers import nginx_server
 
 Served = tuple[str, Path]

@@ -34,8 +34,10 @@ from penstock.stores.hub.tree import find_licence
 from penstock.testing.faults import Delay, DropHeaders, FlipByte, Gzip, Status, TruncateAfter
 from penstock.testing.hub import HubEmulator
 from penstock.testing.store_contract import CONTENT, CRUEL_KEYS, ReaderContract
-from penstock.wire.http import Connections, Transfer, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 from penstock.wire.ticket import Ticket, TicketBox
+from penstock.wire.transfer import Transfer
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from penstock.ref import Ref
 from penstock.stores.base import Store, Upload
 from penstock.stores.open import open_store
 from penstock.units import MiB
-from penstock.wire.http import open_dialer
+from penstock.wire.dial import open_dialer
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from penstock.errors import NotFound, Unavailable
 from penstock.testing.faults import Edge, Edges
 from penstock.testing.server import Request, Response, Server, answer_object
 from penstock.units import KiB, MiB
+from penstock.wire.dial import open_dialer
 from penstock.wire.file import file_url
-from penstock.wire.http import Transfer, open_dialer
 from penstock.wire.pace import Pace
 from penstock.wire.pump import IDLE, Lane, Pump, Task
 from penstock.wire.ticket import Ticket, TicketBox
+from penstock.wire.transfer import Transfer
 
 
 def make_pump(lanes: int | None = 3, most: int = 8) -> Pump:

@@ -18,7 +18,7 @@ from penstock.model.manifest import CHUNK_BYTES, ManifestFile
 from penstock.ref import Ref
 from penstock.stores.base import ObjectInfo, Store
 from penstock.stores.open import open_store
-from penstock.wire.http import open_dialer
+from penstock.wire.dial import open_dialer
 from penstock.wire.pace import Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring

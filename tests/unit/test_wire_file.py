@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import Denied, NoSpace, NotFound, ObjectChanged, PenstockError, Unavailable, UploadGone
+from penstock.wire.dial import open_dialer
 from penstock.wire.file import file_identity, file_path, file_url, map_os_error, write_part
-from penstock.wire.http import Connections, Transfer, open_dialer
+from penstock.wire.http import Connections
 from penstock.wire.ticket import PartTicket, Ticket
+from penstock.wire.transfer import Transfer
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "100%25 é#?&", "a/b"])

@@ -23,8 +23,11 @@ from penstock.errors import (
 )
 from penstock.testing.faults import Effect, Gzip, IgnoreRange, ResetAfter, Status, TruncateAfter, WrongContentRange
 from penstock.testing.server import Request, Response, Server, answer_object
-from penstock.wire.http import Connections, Transfer, error_for_status, open_dialer, retry_after_s
+from penstock.wire.answers import error_for_status, retry_after_s
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 from penstock.wire.ticket import PartTicket, Ticket
+from penstock.wire.transfer import Transfer
 
 DATA = bytes(range(256)) * 4000
 

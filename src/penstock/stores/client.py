@@ -14,7 +14,7 @@ from penstock.errors import Denied, PenstockError, Unavailable, UsageError
 from penstock.ref import redact_url
 from penstock.stores.network import map_network_error
 from penstock.units import KiB, format_bytes
-from penstock.wire.http import Dialer
+from penstock.wire.dial import Dialer
 
 _REPLY_TIMEOUT_S: Final = 15.0  # no gap without progress above 20 s
 _REDIRECTS: Final = 8

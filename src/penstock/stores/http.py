@@ -21,7 +21,8 @@ from penstock.ref import Ref, check_file_name, redact_url
 from penstock.stores.base import GET_LIMIT_BYTES, ObjectInfo
 from penstock.stores.client import Answer, Client
 from penstock.units import MiB
-from penstock.wire.http import error_for_status, open_dialer
+from penstock.wire.answers import error_for_status
+from penstock.wire.dial import open_dialer
 from penstock.wire.ticket import Ticket
 
 _HEAD_REFUSED: Final = (400, 401, 403, 405, 501)  # then a GET is asked: presigned URLs are signed for one method
@@ -38,7 +39,7 @@ _USUAL_KEYS: Final = (
 
 
 def open_http(ref: Ref, env: Mapping[str, str]) -> HttpReader:
-    """The reader of `ref`. Of `env`: proxies and certificate authorities, as `wire.http.open_dialer` says."""
+    """The reader of `ref`. Of `env`: proxies and certificate authorities, as `wire.dial.open_dialer` says."""
     return HttpReader(ref, Client(open_dialer(env), keep_open=False))
 
 

@@ -8,39 +8,30 @@ share one congestion window and one slow edge (xet-core PR #543 measured it).
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import http.client
-import os
-import re
 import socket
 import ssl
 import string
 import time
 import urllib.parse
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from threading import Condition
 from typing import Final
 
 from penstock.errors import (
-    AlreadyExists,
     Denied,
-    NoSpace,
-    NotFound,
     ObjectChanged,
     PenstockError,
-    RateLimited,
-    TicketExpired,
     Unavailable,
-    UploadGone,
 )
 from penstock.ref import redact_url
 from penstock.units import KiB
+from penstock.wire.answers import check_content_range, check_identity, check_whole, error_for_status, map_network_error
+from penstock.wire.dial import Dialer
 from penstock.wire.file import FileRange, write_part
 from penstock.wire.ticket import PartTicket, Reply, Ticket
+from penstock.wire.transfer import Transfer
 
-CONNECT_TIMEOUT_S: Final = 10.0
 NO_BYTE_TIMEOUT_S: Final = 15.0  # issue: no gap without progress above 20 s
 REPLY_TIMEOUT_S: Final = 45.0  # a store may think before it answers; two such waits end within 120 s
 # Between two steps the lane can be stopped and its progress is seen. 1 MiB steps cost a fifth less CPU
@@ -53,51 +44,6 @@ _IGNORED_RANGES: Final = 3  # after so many answers of the whole object, it is r
 _BODY_LIMIT: Final = 64 * KiB
 # What a kept connection raises when the server has closed it meanwhile; TLS says it in its own words.
 _CLOSED_BY_PEER: Final = (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-
-
-class Transfer:
-    """One range on its way into `view`: the first `done` of `stop` bytes are there. A failed read goes on from `done`.
-
-    `stop` is the length of the view, less once somebody helps with its end; `ranged`: the server has served a range.
-    """
-
-    __slots__ = ("_change", "_closed", "_helpers", "done", "ranged", "stop", "view")
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-        self.done = 0
-        self.stop = len(view)
-        self.ranged = False
-        self._change = Condition()
-        self._helpers = 0
-        self._closed = False
-
-    def split(self, share: float, least_bytes: int) -> tuple[int, memoryview] | None:
-        """Give the last `share` (0 to 1) of what is missing away: where that begins in the view, and the view of it.
-
-        None where ranges are not served, or less than `least_bytes` would be left for either. Its reader is not stopped
-        at once and may read a step into it: the bytes are the same. Whoever took it says `helped`.
-        """
-        with self._change:
-            first = self.stop - int((self.stop - self.done) * share)
-            if self._closed or not self.ranged or min(self.stop - first, first - self.done) < least_bytes:
-                return None
-            piece = first, self.view[first : self.stop]
-            self.stop = first
-            self._helpers += 1
-            return piece
-
-    def helped(self) -> None:
-        """A piece that was split off is there."""
-        with self._change:
-            self._helpers -= 1
-            self._change.notify_all()
-
-    def close(self, timeout_s: float) -> bool:
-        """Its reader is done: nothing is split off any more. Whether all pieces are there, within `timeout_s`."""
-        with self._change:
-            self._closed = True
-            return self._change.wait_for(lambda: self._helpers == 0, timeout_s)
 
 
 class _Step:
@@ -118,80 +64,6 @@ class _Step:
             self.size_bytes = min(_LAST_STEP_BYTES, self.size_bytes * 2)
         elif took > _STEP_S * 2:
             self.size_bytes = max(_FIRST_STEP_BYTES // 2, self.size_bytes // 2)
-
-
-class Dialer:
-    """Opens connections as the environment says: proxies, certificate authorities, address."""
-
-    def __init__(self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: ssl.SSLContext) -> None:
-        self._proxies = proxies
-        self._no_proxy = no_proxy
-        self._tls = tls
-
-    def dial(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
-        """An unconnected connection to `netloc`, through a proxy where one is set."""
-        host = urllib.parse.urlsplit(f"//{netloc}").hostname or netloc
-        proxy = None if self._no_proxy(host) else self._proxies.get(scheme) or self._proxies.get("all")
-        target = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        host, port = (target.hostname or "", target.port or 80) if target else (netloc, None)
-        connection = (
-            http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=self._tls)
-            if scheme == "https"
-            else http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
-        )
-        if target:
-            connection.set_tunnel(netloc, headers=_proxy_headers(target))
-        return connection
-
-
-def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    import base64
-
-    userinfo = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(userinfo.encode()).decode()}
-
-
-def open_dialer(env: Mapping[str, str]) -> Dialer:
-    """A dialer for `env`: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY (either case); SSL_CERT_FILE, SSL_CERT_DIR,
-    REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, AWS_CA_BUNDLE add authorities to the system's.
-    """
-    proxies = {
-        name.lower().removesuffix("_proxy"): value
-        for name, value in sorted(env.items())  # lower case sorts last and wins
-        if name.lower() in ("http_proxy", "https_proxy", "all_proxy") and value
-    }
-    exempt = env.get("no_proxy") or env.get("NO_PROXY") or ""
-    return Dialer(
-        proxies=proxies,
-        no_proxy=lambda host: bool(urllib.request.proxy_bypass_environment(host, {"no": exempt})),  # type: ignore[attr-defined]
-        tls=_open_tls(env),
-    )
-
-
-def _open_tls(env: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    bundles = [
-        env[name]
-        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
-        if env.get(name)
-    ]
-    for bundle in bundles:
-        try:
-            context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})  # noqa: PTH112
-        except (OSError, ssl.SSLError) as error:
-            raise PenstockError(
-                f"certificate bundle {bundle}: {error}", hint="check SSL_CERT_FILE and its kin"
-            ) from error
-    if env.get("SSL_CERT_DIR"):
-        context.load_verify_locations(capath=env["SSL_CERT_DIR"])
-    if not bundles and not context.cert_store_stats()["x509_ca"] and not env.get("SSL_CERT_DIR"):
-        with contextlib.suppress(ImportError):  # slim images have no system store; the Hub client brings certifi
-            import certifi
-
-            context.load_verify_locations(cafile=certifi.where())
-    return context
 
 
 class Connections:
@@ -238,7 +110,7 @@ class Connections:
             self._drop_current()
             if isinstance(error, PenstockError):  # NotFound is a FileNotFoundError too
                 raise
-            raise _map_network_error(
+            raise map_network_error(
                 error, ticket.url, ticket.name, f"read from byte {start + transfer.done}"
             ) from error
         except BaseException:
@@ -267,19 +139,19 @@ class Connections:
         response = self._request_following("GET", ticket.url, headers)
         if response.status not in (200, 206):
             raise self._status_error(response, ticket.name, "read", size_bytes=ticket.size_bytes)
-        _check_identity(response, ticket)
+        check_identity(response, ticket)
         skip = 0
         encoded = response.headers.get("Content-Encoding", "identity") not in ("identity", "")
         if encoded and response.status == 206:
             raise Unavailable(f"{ticket.name}: a range came compressed, which says nothing of where it lies")
         if response.status == 206 or "Content-Range" in response.headers:  # rclone serves ranges with status 200
-            _check_content_range(response.headers.get("Content-Range", ""), first, stop, ticket)
+            check_content_range(response.headers.get("Content-Range", ""), first, stop, ticket)
             transfer.ranged = True
         elif encoded:
             self._read_encoded(response, ticket, start, transfer)
             return
         else:
-            _check_whole(response, ticket)
+            check_whole(response, ticket)
             skip = first
             if not whole and skip:
                 self._ignored_ranges += 1
@@ -376,7 +248,7 @@ class Connections:
             self._drop_current()
             if isinstance(error, PenstockError):  # NotFound is a FileNotFoundError too
                 raise
-            raise _map_network_error(error, ticket.url, ticket.name, "send") from error
+            raise map_network_error(error, ticket.url, ticket.name, "send") from error
         except BaseException:
             self._drop_current()
             raise
@@ -529,113 +401,3 @@ def _target(url: str) -> str:
     return urllib.parse.quote(
         target, safe=string.punctuation
     )  # what holds a space would be shown by whoever refuses it
-
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-def _check_content_range(value: str, first: int, stop: int, ticket: Ticket) -> None:
-    match = _CONTENT_RANGE.fullmatch(value.strip())
-    if match and match[3] not in ("*", str(ticket.size_bytes)):
-        raise ObjectChanged(f"{ticket.name}: is {match[3]} bytes long now, {ticket.size_bytes} were planned")
-    if not match or int(match[1]) != first or int(match[2]) >= stop:
-        raise Unavailable(f"{ticket.name}: asked for bytes {first}-{stop - 1}, the answer says Content-Range {value!r}")
-
-
-def _check_identity(response: http.client.HTTPResponse, ticket: Ticket) -> None:
-    """The answer is of the object the ticket was minted for, also from servers that ignore If-Match."""
-    wanted, found = ticket.headers.get("If-Match"), response.headers.get("ETag")
-    if wanted and found and wanted != found and not found.startswith("W/"):
-        raise ObjectChanged(f"{ticket.name}: was replaced since it was planned", hint="run the command again")
-
-
-def _check_whole(response: http.client.HTTPResponse, ticket: Ticket) -> None:
-    length = response.headers.get("Content-Length")
-    if length is not None and length != str(ticket.size_bytes):
-        raise ObjectChanged(f"{ticket.name}: is {length} bytes long now, {ticket.size_bytes} were planned")
-
-
-def _map_network_error(error: Exception, url: str, name: str, deed: str) -> PenstockError:
-    host = _origin(url)[1]
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Denied(
-            f"{name}: cannot {deed}: {host} shows a certificate that is not trusted: {error.verify_message}",
-            hint="behind a company proxy, point SSL_CERT_FILE at its certificate authority",
-        )
-    reason = "no byte for too long" if isinstance(error, TimeoutError) else (str(error) or type(error).__name__)
-    return Unavailable(f"{name}: cannot {deed}: {host}: {reason}")
-
-
-_XML_CODE = re.compile(rb"<Code>([^<]{1,80})</Code>")
-_XML_MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
-
-
-def error_for_status(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    name: str,
-    deed: str,
-    size_bytes: int | None = None,
-) -> PenstockError:
-    """The error for an answer outside 2xx to `deed` ("read", "write") on `name`. `headers` in lower case.
-
-    401 and 403 are TicketExpired: whoever retries mints one fresh ticket and takes the second refusal for Denied.
-    """
-    code = match[1].decode(errors="replace") if (match := _XML_CODE.search(body)) else ""
-    said = f"{status} {code}".strip()
-    if match := _XML_MESSAGE.search(body):
-        said += f": {match[1].decode(errors='replace')}"
-    text = f"{name}: cannot {deed}: the store answered {said}"
-    if status == 429 or code in ("SlowDown", "TooManyRequests", "ServerBusy", "rateLimitExceeded"):
-        return RateLimited(text, retry_after_s=retry_after_s(headers))
-    if status in (401, 403) or code in ("ExpiredToken", "TokenRefreshRequired"):
-        return TicketExpired(text)
-    if code == "NoSuchUpload" or (status == 501 and deed == "write"):  # rclone: a part cannot be replaced by another
-        return UploadGone(text)
-    if status in (404, 410):
-        return NotFound(text)
-    if status == 412:
-        return (
-            ObjectChanged(f"{name}: changed since it was planned", hint="run it again")
-            if deed == "read"
-            else AlreadyExists(text)
-        )
-    if status == 416:
-        total = headers.get("content-range", "").rpartition("/")[2]
-        if total.isdigit() and size_bytes is not None and int(total) != size_bytes:
-            return ObjectChanged(f"{name}: is {total} bytes long now, {size_bytes} were planned", hint="run it again")
-    if status == 507:
-        return NoSpace(text)
-    if status in (408, 409, 416) or status >= 500 or code in _TRANSIENT_CODES:
-        return Unavailable(text)
-    return PenstockError(text)
-
-
-# 400s that mean "the bytes did not arrive as they were sent": S3, GCS, Azure in turn.
-_TRANSIENT_CODES: Final = frozenset(
-    {
-        "BadDigest",
-        "XAmzContentChecksumMismatch",
-        "RequestTimeout",
-        "IncompleteBody",
-        "InvalidDigest",
-        "CrcMismatch",
-        "Md5Mismatch",
-        "Crc64Mismatch",
-    }
-)
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that `RateLimit` (`"api";r=0;t=55`, the Hub: t + 1) or `Retry-After` (seconds or a date) ask to wait."""
-    if match := re.search(r"\br=0;\s*t=(\d+)", headers.get("ratelimit", "")):
-        return int(match[1]) + 1.0
-    value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
-    if value:
-        with contextlib.suppress(ValueError, TypeError):
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None

@@ -13,9 +13,11 @@ from typing import Final, TypeVar
 
 from penstock.errors import TicketExpired, Unavailable
 from penstock.units import KiB
-from penstock.wire.http import Connections, Dialer, Transfer
+from penstock.wire.dial import Dialer
+from penstock.wire.http import Connections
 from penstock.wire.pace import Flow, Governor, Pace, Stopped, choose_slow
 from penstock.wire.ticket import PartTicket, Reply, Ticket, TicketBox
+from penstock.wire.transfer import Transfer
 
 T = TypeVar("T")
 STAGES: Final = ("read", "hash", "send", "wait")

@@ -10,7 +10,7 @@ from penstock.hops.copy.report import Observer, Options
 from penstock.hops.copy.source import read_manifest, read_source
 from penstock.model.manifest import MANIFEST_KEY, TOOL, Manifest
 from penstock.stores.base import Store, part_bytes_for
-from penstock.wire.http import Dialer
+from penstock.wire.dial import Dialer
 
 
 def adopt(store: Store, options: Options, *, dialer: Dialer, observer: Observer) -> Manifest:

@@ -10,7 +10,7 @@ from penstock.hops.copy.report import Observer, Progress
 from penstock.hops.copy.transfer import Damage, FileTransfer, Schedule
 from penstock.model.manifest import ManifestFile
 from penstock.stores.base import Reader
-from penstock.wire.http import Dialer
+from penstock.wire.dial import Dialer
 from penstock.wire.pace import Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring

@@ -16,7 +16,7 @@ from penstock.model.manifest import Tensor
 from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import ObjectInfo, Reader
 from penstock.units import KiB
-from penstock.wire.http import Dialer
+from penstock.wire.dial import Dialer
 from penstock.wire.pace import Pace
 from penstock.wire.pump import Lane, Pump, Task
 from penstock.wire.ticket import TicketBox

@@ -33,7 +33,8 @@ from penstock.model.manifest import CHUNK_BYTES, TOOL, Manifest, ManifestFile, O
 from penstock.ref import OWN_FOLDER, check_file_name
 from penstock.stores.base import Store, Upload
 from penstock.units import MiB
-from penstock.wire.http import Connections, Dialer
+from penstock.wire.dial import Dialer
+from penstock.wire.http import Connections
 
 JOURNAL_FOLDER: Final = f"{OWN_FOLDER}/journal"
 OWNER_KEY: Final = f"{JOURNAL_FOLDER}/owner.json"

@@ -36,11 +36,13 @@ from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, M
 from penstock.ref import OWN_FOLDER
 from penstock.stores.base import Reader, Store
 from penstock.units import format_bytes
-from penstock.wire.http import Connections, Dialer, Transfer
+from penstock.wire.dial import Dialer
+from penstock.wire.http import Connections
 from penstock.wire.pace import GIVE_UP_S, PLAN_GIVE_UP_S, Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring
 from penstock.wire.ticket import TicketBox
+from penstock.wire.transfer import Transfer
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from penstock.hops.copy.report import Observer
 from penstock.hops.copy.source import list_files, read_manifest
 from penstock.model.manifest import Manifest, ManifestFile
 from penstock.stores.base import ObjectInfo, Reader, part_bytes_for
-from penstock.wire.http import Dialer
+from penstock.wire.dial import Dialer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

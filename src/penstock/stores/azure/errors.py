@@ -21,7 +21,7 @@ from penstock.errors import (
 )
 from penstock.stores.azure.login import BearerAuth
 from penstock.stores.network import map_network_error
-from penstock.wire.http import retry_after_s
+from penstock.wire.answers import retry_after_s
 
 _BUSY: Final = frozenset({"ServerBusy", "IngressLimitExceeded", "EgressLimitExceeded", "TooManyRequests"})
 _HINTS: Final[Mapping[str, str]] = {

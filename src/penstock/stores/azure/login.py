@@ -18,7 +18,8 @@ from penstock.stores.azure.settings import Settings
 from penstock.stores.base import GET_LIMIT_BYTES, missing_extra
 from penstock.stores.network import find_bundle, find_proxies, map_network_error
 from penstock.stores.single_flight import SingleFlight
-from penstock.wire.http import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S
+from penstock.wire.dial import CONNECT_TIMEOUT_S
+from penstock.wire.http import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential

@@ -12,7 +12,7 @@ from typing import Any, Final
 from penstock.errors import AlreadyExists, Denied, NotFound, PenstockError, RateLimited, Unavailable, UploadGone
 from penstock.stores.checksums import parse_crc32c
 from penstock.stores.gcs.login import LOGIN_HINT
-from penstock.wire.http import retry_after_s
+from penstock.wire.answers import retry_after_s
 
 _PERMISSION: Final = re.compile(r"\bstorage\.[A-Za-z]+\.[A-Za-z]+\b")
 # What a bad checksum is called. Source: google-cloud-storage, _media/_upload.py.

@@ -11,7 +11,7 @@ from penstock.ref import Ref
 from penstock.stores.client import Answer
 from penstock.stores.hub.login import Login
 from penstock.stores.network import host_of
-from penstock.wire.http import retry_after_s
+from penstock.wire.answers import retry_after_s
 
 _BAD_CREDENTIALS: Final = "Invalid credentials in Authorization header"
 _DISABLED: Final = "Access to this resource is disabled."

@@ -21,8 +21,10 @@ from penstock.stores.hub.refusals import Refusals
 from penstock.stores.hub.tree import SHA256, Entry, Facts, is_file, next_page, parse_entry, parse_facts
 from penstock.stores.single_flight import SingleFlight
 from penstock.units import MiB
-from penstock.wire.http import Connections, Dialer, Transfer, open_dialer
+from penstock.wire.dial import Dialer, open_dialer
+from penstock.wire.http import Connections
 from penstock.wire.ticket import Ticket
+from penstock.wire.transfer import Transfer
 
 _ANSWER_LIMIT: Final = 256 * MiB  # a page of 1,000 entries is 0.4 MB, the facts of a model with 10,000 files 1 MB
 _PAGES: Final = 10_000

@@ -22,7 +22,7 @@ from penstock.errors import (
     VerificationFailed,
 )
 from penstock.stores.network import host_of, map_network_error
-from penstock.wire.http import retry_after_s
+from penstock.wire.answers import retry_after_s
 
 READ_TIMEOUT_S: Final = 20.0
 

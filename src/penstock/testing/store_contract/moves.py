@@ -5,8 +5,9 @@ from __future__ import annotations
 from penstock.digest import crc32c
 from penstock.stores.base import ObjectInfo, Store, Upload
 from penstock.units import KiB
-from penstock.wire.http import Connections, Transfer
+from penstock.wire.http import Connections
 from penstock.wire.ticket import Ticket
+from penstock.wire.transfer import Transfer
 
 
 def part_bytes(store: Store) -> int:

@@ -14,7 +14,8 @@ from penstock.errors import NotFound
 from penstock.stores.base import Reader
 from penstock.testing.store_contract.moves import read
 from penstock.testing.store_contract.samples import CONTENT
-from penstock.wire.http import Connections, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 
 
 class ReaderContract:

@@ -23,7 +23,8 @@ from penstock.testing.store_contract.moves import (
 )
 from penstock.testing.store_contract.opened import OpenedStore
 from penstock.testing.store_contract.samples import make_bytes
-from penstock.wire.http import Connections, open_dialer
+from penstock.wire.dial import open_dialer
+from penstock.wire.http import Connections
 
 
 class UploadContract(OpenedStore):
