@@ -15,12 +15,14 @@ from pathlib import Path
 from penstock.errors import NotFound, UsageError
 from penstock.hops.copy.adopt import adopt
 from penstock.hops.copy.inspect import Inspection, inspect_model
+from penstock.hops.copy.look import describe_copy
 from penstock.hops.copy.plan import CopyPlan
 from penstock.hops.copy.publish import abort_copy, read_latest
 from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, CopyReport, Observer, Options
-from penstock.hops.copy.run import describe_copy, describe_versioned, run_copy, run_versioned
+from penstock.hops.copy.run import run_copy
 from penstock.hops.copy.source import SourceModel, read_manifest
 from penstock.hops.copy.verify import VerifyReport, verify_model
+from penstock.hops.copy.versioned import describe_versioned, run_versioned
 from penstock.hops.listing import Entry, list_place
 from penstock.model.manifest import Manifest
 from penstock.ref import Ref, parse_ref

@@ -1,17 +1,15 @@
-"""The copy itself: describe, plan, own the destination, move, publish. Decides little; the plan has decided."""
+"""The copy itself: look, own the destination, move, publish. Decides little; the plan has decided."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from threading import Lock
 from typing import Final, TypeVar
 
-from penstock.digest import crc32c, reopen_sha256
-from penstock.errors import PenstockError, UploadGone, UsageError, VerificationFailed
-from penstock.hops.copy.digesting import digest_files
+from penstock.errors import UploadGone
 from penstock.hops.copy.journal import (
     PATHS_KEY,
     PREVIOUS_KEY,
@@ -20,159 +18,30 @@ from penstock.hops.copy.journal import (
     JournalContent,
     Owner,
     Superseded,
-    boot_id,
     claim,
     clear_journal,
     dump_paths,
     new_owner,
-    read_journal,
 )
-from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile, plan_copy
-from penstock.hops.copy.publish import now_rfc3339, point_latest, read_latest, write_manifest
+from penstock.hops.copy.look import Look, ask_source, look_at
+from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile
+from penstock.hops.copy.publish import now_rfc3339, write_manifest
 from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound
-from penstock.hops.copy.source import SourceModel, list_files, read_manifest, read_source
-from penstock.hops.copy.transfer import FileTransfer, Schedule, identity_of
-from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY, TOOL, Manifest, ManifestFile, dump_manifest, tree_sha256
+from penstock.hops.copy.resume import read_published, usable_states
+from penstock.hops.copy.source import SourceModel
+from penstock.hops.copy.transfer import FileTransfer, Schedule
+from penstock.model.manifest import MANIFEST_KEY, TOOL, Manifest, ManifestFile, dump_manifest, tree_sha256
 from penstock.ref import OWN_FOLDER
 from penstock.stores.base import Reader, Store
 from penstock.units import format_bytes
 from penstock.wire.dial import Dialer
-from penstock.wire.http import Connections
 from penstock.wire.pace import GIVE_UP_S, PLAN_GIVE_UP_S, Pace
 from penstock.wire.pump import Pump
 from penstock.wire.ring import Ring
-from penstock.wire.ticket import TicketBox
-from penstock.wire.transfer import Transfer
 
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 3  # a lost multipart upload begins its file again; twice is enough
-
-
-def describe_copy(source: Reader, destination: Store, options: Options) -> tuple[SourceModel, CopyPlan]:
-    """What a copy would do now: what `--dry-run` prints. Writes nothing."""
-    pace = Pace(give_up_s=PLAN_GIVE_UP_S)
-    model = _read_source(source, options, pace)
-    return model, _look(source, destination, model, options, pace).plan
-
-
-def _read_source(source: Reader, options: Options, pace: Pace) -> SourceModel:
-    return pace.retry(lambda: read_source(source, include=options.include, exclude=options.exclude), service="source")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """A destination as it is now, and what is therefore to be done. `manifest`: the one that readers see."""
-
-    manifest: Manifest | None
-    content: JournalContent
-    plan: CopyPlan
-
-    def is_complete(self, model: SourceModel) -> bool:
-        """Nothing is to be done: the manifest there is the one this copy would write."""
-        if self.manifest is None or self.plan.move or self.plan.clone or self.plan.remove:
-            return False
-        return self.manifest.origin.commit == model.origin.commit
-
-    @property
-    def need_bytes(self) -> int:
-        """Space for what is to be moved, less what lies in unfinished uploads already."""
-        states = (self.content.states.get(file.path) for file in self.plan.move)
-        return self.plan.move_bytes - sum(len(state.receipts) * state.upload.part_bytes for state in states if state)
-
-
-def _look(source: Reader, destination: Store, model: SourceModel, options: Options, pace: Pace) -> _Look:
-    def ask() -> _Look:
-        manifest = _read_replaced(destination, options)
-        _check_destination(destination, model, manifest, options)
-        content = read_journal(destination)
-        plan = _plan(source, destination, model, options, manifest or content.previous, content)
-        return _Look(manifest=manifest, content=content, plan=plan)
-
-    return pace.retry(ask, service="destination")
-
-
-def _read_replaced(destination: Store, options: Options) -> Manifest | None:
-    """The manifest there; with --force a broken one may be replaced like any other."""
-    try:
-        return read_manifest(destination)
-    except VerificationFailed:
-        if options.force:
-            return None
-        raise
-
-
-def _plan(
-    source: Reader,
-    destination: Store,
-    model: SourceModel,
-    options: Options,
-    previous: Manifest | None,
-    content: JournalContent,
-) -> CopyPlan:
-    return plan_copy(
-        model.files,
-        properties=destination.properties,
-        memory_bytes=options.memory_bytes,
-        source_manifest=model.manifest,
-        previous=previous,
-        finished=content.finished,
-        begun=content.paths,
-        present={info.key: info for info in list_files(destination)},
-        sibling=read_manifest(options.sibling) if options.sibling else None,
-        server_side=source.ref.scheme == destination.ref.scheme,
-        force=options.force,
-    )
-
-
-def run_versioned(
-    source: Reader,
-    root: Store,
-    options: Options,
-    *,
-    open_under: Callable[[str], Store],
-    dialer: Dialer,
-    observer: Observer,
-) -> CopyReport:
-    """Copy to `<root>/<commit>/` and then point `latest` at it, so that no reader ever sees a gap.
-
-    `open_under`: the store at a folder below `root`. Files that the latest version has already are copied inside the
-    store where it can. Raises UsageError for a source without a commit or a manifest, and what `run_copy` raises.
-    """
-    version, latest = _version_name(source), read_latest(root)
-    options = _with_sibling(options, version, latest, open_under)
-    report = run_copy(source, open_under(version), options, dialer=dialer, observer=observer)
-    if latest != version:
-        point_latest(root, version)
-    return report
-
-
-def describe_versioned(
-    source: Reader, root: Store, options: Options, *, open_under: Callable[[str], Store]
-) -> tuple[SourceModel, CopyPlan]:
-    """What `run_versioned` would do now. Writes nothing."""
-    version = _version_name(source)
-    options = _with_sibling(options, version, read_latest(root), open_under)
-    return describe_copy(source, open_under(version), options)
-
-
-def _with_sibling(options: Options, version: str, latest: str | None, open_under: Callable[[str], Store]) -> Options:
-    if latest is None or latest == version:
-        return options
-    return dataclasses.replace(options, sibling=open_under(latest))
-
-
-def _version_name(source: Reader) -> str:
-    commit = source.origin().commit
-    manifest = None if commit else read_manifest(source)
-    if commit or (manifest and manifest.origin.commit):
-        return commit or (manifest and manifest.origin.commit) or ""
-    if manifest is None:
-        raise UsageError(
-            f"{source.ref} has neither a commit nor a manifest, so a version of it has no name",
-            hint=f"write one first with `penstock manifest {source.ref}`, or copy without --versioned",
-        )
-    return f"tree-{tree_sha256(manifest.files)[:40]}"
 
 
 def run_copy(
@@ -189,7 +58,7 @@ def run_copy(
     bytes, the other waits and reports `already_complete`.
     """
     began = time.monotonic()
-    model = _read_source(source, options, Pace(give_up_s=PLAN_GIVE_UP_S, note=observer.note))
+    model = ask_source(source, options, Pace(give_up_s=PLAN_GIVE_UP_S, note=observer.note))
     for warning in model.warnings:
         observer.note(warning)
     moved_bytes = 0
@@ -206,18 +75,6 @@ def run_copy(
             else:
                 return dataclasses.replace(report, moved_bytes=report.moved_bytes + moved_bytes)
     raise AssertionError("unreachable")
-
-
-def _check_destination(destination: Store, model: SourceModel, previous: Manifest | None, options: Options) -> None:
-    """Refuse to replace another model."""
-    if previous is None or options.force:
-        return
-    before, now = previous.origin, model.origin
-    if before.repo != now.repo if before.repo and now.repo else before.ref != now.ref:
-        raise UsageError(
-            f"{destination.ref} holds another model: {before.repo or before.ref}, not {now.repo or now.ref}",
-            hint="choose another prefix, or replace it with --force",
-        )
 
 
 class _Copy:
@@ -277,9 +134,9 @@ class _Copy:
         """A small request to the destination, with the hop's patience."""
         return self._pace.retry(function, service="destination")
 
-    def _look(self, give_up_s: float) -> _Look:
+    def _look(self, give_up_s: float) -> Look:
         pace = Pace(give_up_s=give_up_s, note=self._observer.note)
-        look = _look(self._source, self._destination, self._model, self._options, pace)
+        look = look_at(self._source, self._destination, self._model, self._options, pace)
         self._entries = {file.path: file for file in look.plan.keep}
         return look
 
@@ -317,8 +174,11 @@ class _Copy:
         self._note_paths(plan, content)
         ring = Ring(plan.ring_bytes, plan.slot_bytes)
         pump = Pump(dialer=self._dialer, pace=self._pace, lanes=self._lanes(ring.slots), most=min(ring.slots, 64))
-        move = self._without_published([*plan.move, *self._clone_all(plan)], content)
-        states = self._usable_states(move, content)
+        move = [*plan.move, *self._clone_all(plan)]
+        states: Mapping[str, FileState] = {}
+        if not self._options.force:
+            move = self._without_published(move, content)
+            states = self._ask(lambda: usable_states(self._destination, move, content, dialer=self._dialer))
         self._abort_uploads(self._our_keys(plan, content) - states.keys())
         self._files = [
             FileTransfer(file, self._source, self._destination, self, state=states.get(file.path)) for file in move
@@ -375,81 +235,15 @@ class _Copy:
         self._cloned += 1
         return dataclasses.replace(entry, version=made.version)
 
-    # -- resuming
-
-    def _usable_states(self, move: Sequence[PlannedFile], content: JournalContent) -> dict[str, FileState]:
-        """Progress of earlier runs that belongs to this very content and still holds."""
-        usable = {}
-        for file in move:
-            state = content.states.get(file.path)
-            if (
-                state
-                and state.identity == identity_of(file)
-                and state.upload.key == file.path
-                and state.upload.size_bytes == file.size_bytes
-                and state.upload.part_bytes == file.part_bytes
-                and not self._options.force
-                and reopen_sha256(state.sha256_state or "") is not None
-                and self._still_holds(state)
-            ):
-                usable[file.path] = state
-        return usable
-
     def _without_published(self, move: list[PlannedFile], content: JournalContent) -> list[PlannedFile]:
-        """`move` less the files that an earlier run had published, and not yet noted when it was killed.
-
-        Their uploads are gone because they are finished. What lies there is read, which spares the source.
-        """
-        if not content.states or self._options.force:
-            return move
-        unfinished = {upload.key for upload in self._ask(lambda: list(self._destination.list_uploads()))}
-        present = {info.key: info for info in self._ask(lambda: list_files(self._destination))}
-        suspects = [
-            PlannedFile(
-                source=dataclasses.replace(present[file.path], sha256=file.source.sha256), part_bytes=file.part_bytes
+        found = self._ask(
+            lambda: read_published(
+                self._destination, move, content, self._options, dialer=self._dialer, note=self._observer.note
             )
-            for file in move
-            if (state := content.states.get(file.path))
-            and file.source.sha256 == state.identity
-            and file.path not in unfinished
-            and file.path in present
-            and present[file.path].size_bytes == file.size_bytes
-        ]
-        wrong: set[str] = set()
-        entries = digest_files(
-            self._destination,
-            suspects,
-            dialer=self._dialer,
-            memory_bytes=self._options.memory_bytes,
-            lanes=self._options.lanes,
-            observer=Observer(note=self._observer.note),
-            on_damage=lambda path, _start, _end, _problem: wrong.add(path),
         )
-        for path in entries.keys() - wrong:
-            self._ask(lambda path=path: self.finish(entries[path]))  # type: ignore[misc]
+        for entry in found:
+            self._ask(lambda entry=entry: self.finish(entry))  # type: ignore[misc]
         return [file for file in move if file.path not in self._entries]
-
-    def _still_holds(self, state: FileState) -> bool:
-        """Where parts can be read back, they are, if this machine started anew since; else the store keeps its word."""
-        if state.boot == boot_id():
-            return True
-        ticket = self._destination.upload_ticket(state.upload)
-        if ticket is None:
-            return True
-        connections, box = Connections(self._dialer), TicketBox(lambda: ticket)
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-        try:
-            for index, expected in enumerate(state.chunk_crc32c):
-                start = index * CHUNK_BYTES
-                view = buffer[: min(CHUNK_BYTES, state.upload.size_bytes - start)]
-                connections.read_range(box.get(), start, Transfer(view))
-                if crc32c(view) != expected:
-                    return False
-        except PenstockError:
-            return False
-        finally:
-            connections.close()
-        return True
 
     def _our_keys(self, plan: CopyPlan, content: JournalContent) -> set[str]:
         """Every object that this copy, or one before it, may have begun to write."""
