@@ -43,6 +43,7 @@ from penstock.testing.hub import HubEmulator
 from penstock.testing.models import write_model
 from penstock.testing.server import Request, Response, Server, answer_object
 from penstock.units import MiB
+from penstock.wire import dial as wire_dial
 from penstock.wire import http as wire_http
 from penstock.wire import pace as wire_pace
 
@@ -54,7 +55,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that waits for a lost cause waits a tenth: what is proven is the order of things, not the seconds."""
     monkeypatch.setattr(wire_pace, "GIVE_UP_S", 6.0)
     monkeypatch.setattr(wire_http, "NO_BYTE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(wire_http, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(wire_dial, "CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(wire_pace, "_LONGEST_BACKOFF_S", 1.0)
 
 
@@ -250,7 +251,8 @@ def test_slow_and_silent_edges_cost_little(hub: Hub, folder: Place, room: Path) 
         return report.total_bytes / report.seconds
 
     free = rate(TwoKinds(slow_share=0.0))
-    assert rate(TwoKinds(slow_share=0.7, hole_share=0.01, seed=4)) >= 0.8 * free
+    for seed in (4, 6, 17):  # an ordinary draw; one whose first eight edges are all slow; one with two holes
+        assert rate(TwoKinds(slow_share=0.7, hole_share=0.01, seed=seed)) >= 0.8 * free, seed
 
 
 class TwoKinds(Edges):
@@ -293,7 +295,7 @@ def test_all_is_lost(hub: Hub, folder: Place, effect: Effect) -> None:
 
 def test_patience_ends_within_two_minutes() -> None:
     """The real figures: the last try may begin just before the patience ends, and lasts as long as a timeout."""
-    longest_try_s = max(wire_http.CONNECT_TIMEOUT_S, wire_http.NO_BYTE_TIMEOUT_S, wire_http.REPLY_TIMEOUT_S)
+    longest_try_s = max(wire_dial.CONNECT_TIMEOUT_S, wire_http.NO_BYTE_TIMEOUT_S, wire_http.REPLY_TIMEOUT_S)
     reads = wire_pace.GIVE_UP_S + wire_http.NO_BYTE_TIMEOUT_S
     tries = -(-wire_pace.GIVE_UP_S // longest_try_s)
     sends = tries * longest_try_s

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from penstock.errors import Denied, NotFound, RateLimited, TicketExpired, Unavailable
-from penstock.wire.pace import GIVE_UP_S, Flow, Governor, Pace, Stopped, backoff_s, choose_slow
+from penstock.wire.pace import GIVE_UP_S, Governor, Pace, Stopped, backoff_s
 
 
 class Clock:
@@ -207,41 +207,6 @@ def test_no_limit_no_wait() -> None:
 
 
 # -- slow connections
-
-
-def flow(lane: int, rate: float, age: float = 10.0, redials: int = 0) -> Flow:
-    return Flow(lane, rate, age, redials)
-
-
-def test_connection_far_below_the_best_is_slow() -> None:
-    assert choose_slow([flow(0, 67e6), flow(1, 8.7e6), flow(2, 30e6), flow(3, 1.0)]) == [1, 3]
-
-
-@pytest.mark.parametrize(("silent_s", "slow"), [(0.5, []), (3.9, []), (4.0, [1])])
-def test_silence_is_borne_for_longer(silent_s: float, slow: list[int]) -> None:
-    """Old connection or new: a server may need seconds to find an object, and would need them again."""
-    assert choose_slow([flow(0, 67e6), Flow(1, 0.0, 100.0, 0, silent_s)]) == slow
-
-
-def test_young_connection_may_still_come_to_speed() -> None:
-    assert choose_slow([flow(0, 67e6), flow(1, 1e6, age=0.2)]) == []
-
-
-def test_best_that_was_seen_counts_when_only_slow_ones_are_left() -> None:
-    assert choose_slow([flow(0, 8.7e6)]) == []
-    assert choose_slow([flow(0, 8.7e6)], best_bytes_per_s=67e6) == [0]
-
-
-def test_trust_grows_with_every_redial() -> None:
-    """Where redialling does not help it dies down, without ever giving up on two edges of three."""
-    ages = [
-        next(a / 10 for a in range(1, 1000) if choose_slow([flow(0, 9), flow(1, 1, a / 10, n)])) for n in (0, 10, 99)
-    ]
-    assert ages[0] < ages[1] < 3 < 20 < ages[2] < 40
-
-
-def test_no_flows_no_slow_ones() -> None:
-    assert choose_slow([]) == []
 
 
 # -- lanes

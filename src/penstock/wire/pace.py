@@ -6,7 +6,7 @@ import dataclasses
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Event, Lock
 from typing import Final, TypeVar
 
@@ -178,45 +178,6 @@ class _Patience:
 
     def spent_s(self, now: float) -> float:
         return now - self.since
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Flow:
-    """One lane's connection over the last look: bytes per second while it read, and how old the connection is.
-
-    `silent_s`: how long no byte has come, 0 where some came since the last look.
-    """
-
-    lane: int
-    bytes_per_s: float
-    age_s: float
-    redials: int
-    silent_s: float = 0.0
-
-
-_SLOW_SHARE: Final = 0.25  # of the fastest; CDN edges come in 8.7 and 67 MB/s kinds (xet-core#821)
-_YOUNG_S: Final = 0.5
-_SILENCE_S: Final = 4.0  # a server that fetches the object first may take seconds to begin, and as long the next time
-_LONGEST_TRUST_S: Final = 32.0
-_TRUST_GROWTH: Final = 1.08  # where 7 edges of 10 are slow, 1 lane of 8 needs 6 dials and 1 of 100 needs 13
-
-
-def choose_slow(flows: Sequence[Flow], *, best_bytes_per_s: float = 0.0) -> list[int]:
-    """Lanes whose connection is so much slower than the best that another edge is worth dialling.
-
-    `best_bytes_per_s`: of one connection, seen before: at the end of a hop only slow ones may be left. A connection
-    gets 4 s to send anything at all and 0.5 s to show its speed, longer after each redial of its lane: where the spread
-    has other reasons, that dies down.
-    """
-    best = max((flow.bytes_per_s for flow in flows), default=0.0)
-    best = max(best, best_bytes_per_s)
-    return [flow.lane for flow in flows if flow.bytes_per_s < best * _SLOW_SHARE and _has_had_its_time(flow)]
-
-
-def _has_had_its_time(flow: Flow) -> bool:
-    if flow.silent_s:
-        return flow.silent_s >= _SILENCE_S
-    return flow.age_s >= min(_LONGEST_TRUST_S, _YOUNG_S * _TRUST_GROWTH**flow.redials)
 
 
 _LOOKS: Final = 2  # at one number of lanes, after one that is thrown away: connections speed up, files end

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from typing import Final, TypeVar
@@ -14,8 +15,9 @@ from typing import Final, TypeVar
 from penstock.errors import TicketExpired, Unavailable
 from penstock.units import KiB
 from penstock.wire.dial import Dialer
+from penstock.wire.edges import WINDOW_S, Flow, Judge
 from penstock.wire.http import Connections
-from penstock.wire.pace import Flow, Governor, Pace, Stopped, choose_slow
+from penstock.wire.pace import Governor, Pace, Stopped
 from penstock.wire.ticket import PartTicket, Reply, Ticket, TicketBox
 from penstock.wire.transfer import Transfer
 
@@ -23,9 +25,11 @@ T = TypeVar("T")
 STAGES: Final = ("read", "hash", "send", "wait")
 
 _TICK_S: Final = 0.1
-_LOOK_S: Final = 0.25  # between looks at the connections' speed
-_FADE: Final = 0.95  # of the best speed seen, a look: half is forgotten in 3 s, so that a slower network is believed
+_SHOWN_S: Final = 0.2  # of reading, before a connection says anything of its speed
+_NEW_CONNECTIONS_S: Final = 4.0  # a range that gets one after another for so long is behind whatever comes
+_TELLING_S: Final = 0.25  # a range says nothing of its speed before
 _WORTH_HELPING_S: Final = 0.5  # a new connection takes about so long to come up to speed; guess
+_SLOW_SHARE: Final = 0.5  # of the best connection: what reads slower is helped before anything new is begun
 _LEAST_HELP_BYTES: Final = 512 * KiB
 _GOVERN_S: Final = 1.0
 _FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
@@ -33,23 +37,35 @@ _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
 _JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Reading:
-    """What a lane reads now. `began`: monotonic seconds."""
+    """What a lane reads now. `began`: monotonic seconds. `flow`: bytes per second of its connection, once shown."""
 
     box: TicketBox
     start: int
     transfer: Transfer
     began: float
+    flow: float | None = None
+
+    @property
+    def mean_bytes_per_s(self) -> float:
+        """Of the whole range so far, whatever connections it came by."""
+        return self.transfer.done / max(_TICK_S, time.monotonic() - self.began)
 
     @property
     def bytes_per_s(self) -> float:
-        return self.transfer.done / max(_TICK_S, time.monotonic() - self.began)
+        return self.mean_bytes_per_s if self.flow is None else self.flow
+
+    def is_below(self, bytes_per_s: float) -> bool:
+        """Whether it is slower than that: its connection, or, after a while of ever new ones, the range as a whole."""
+        if self.flow is None and time.monotonic() - self.began < _NEW_CONNECTIONS_S:
+            return bytes_per_s == math.inf
+        return self.bytes_per_s < bytes_per_s
 
     @property
     def left_s(self) -> float:
         """How long it will take at this speed; 0 while there is too little to tell from."""
-        if time.monotonic() - self.began < _LOOK_S:
+        if time.monotonic() - self.began < _TELLING_S:
             return 0.0
         return (self.transfer.stop - self.transfer.done) / max(1.0, self.bytes_per_s)
 
@@ -92,7 +108,7 @@ class Lane:
             self.reading = Reading(box, start, transfer, time.monotonic())
             try:
                 self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
-                self.bytes_per_s = self.reading.bytes_per_s
+                self.bytes_per_s = self.reading.mean_bytes_per_s
                 self._best_range = max(self._best_range, self.bytes_per_s)
             finally:
                 self.reading = None
@@ -173,37 +189,47 @@ class Lane:
         self.pace.check()
 
 
-@dataclasses.dataclass(slots=True)
-class _Look:
-    """How far a lane was with its range at a time; `moved_at`: when its last byte was seen. Monotonic seconds."""
+class _Watch:
+    """What one lane's connection brought lately. Time counts from the first byte of a range on: a server may think."""
 
-    lane: Lane
-    at: float
-    reading: Reading | None
-    done: int
-    moved_at: float
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._dialled_at = 0.0
+        self._reading: Reading | None = None
+        self._done = 0
+        self._moved_at = 0.0
+        self._age_s = 0.0
+        self._recent: deque[tuple[float, int]] = deque()
 
-    @classmethod
-    def take(cls, lane: Lane, now: float) -> _Look:
-        reading = lane.reading
-        return cls(lane, now, reading, reading.transfer.done if reading else 0, now)
-
-    def compare(self, before: _Look) -> Flow | None:
-        """What its connection brought since; None between ranges, and while the first byte has only just come."""
-        if self.reading is None or before.reading is not self.reading or before is self:
+    def look(self, now: float) -> Flow | None:
+        """How it does; None between ranges. `now`: monotonic seconds."""
+        lane, reading = self._lane, self._lane.reading
+        if lane.connections.dialled_at != self._dialled_at:
+            self._dialled_at, self._age_s = lane.connections.dialled_at, 0.0
+            self._recent.clear()
+        before, self._reading = self._reading, reading
+        if reading is None:
             return None
-        silent = self.done == before.done
-        if silent:
-            self.moved_at = before.moved_at
-        elif before.done == 0:
-            return None
-        return Flow(
-            lane=self.lane.index,
-            bytes_per_s=(self.done - before.done) / (self.at - before.at),
-            age_s=self.at - self.lane.connections.dialled_at,
-            redials=self.lane.redials,
-            silent_s=self.at - self.moved_at if silent else 0.0,
-        )
+        if reading is not before:
+            self._done, self._moved_at = 0, now
+        moved = reading.transfer.done - self._done
+        if moved == 0:
+            return self._flow(silent_s=now - self._moved_at)
+        if self._done:
+            self._count(now - self._moved_at, moved)
+        self._done, self._moved_at = self._done + moved, now
+        return self._flow()
+
+    def _count(self, seconds: float, moved: int) -> None:
+        self._age_s += seconds
+        self._recent.append((seconds, moved))
+        while sum(spent for spent, _ in self._recent) - self._recent[0][0] >= WINDOW_S:
+            self._recent.popleft()
+
+    def _flow(self, *, silent_s: float = 0.0) -> Flow:
+        seconds = sum(spent for spent, _ in self._recent)
+        moved = sum(moved for _, moved in self._recent)
+        return Flow(self._lane.index, moved / seconds if seconds else 0.0, self._age_s, self._lane.redials, silent_s)
 
 
 Task = Callable[[Lane], None]
@@ -231,8 +257,8 @@ class Pump:
         self._adaptive = lanes is None
         self._errors: list[BaseException] = []
         self._lock = Lock()
-        self._looks: dict[int, _Look] = {}
-        self._best_flow = 0.0
+        self._watches: list[_Watch] = []
+        self._judge = Judge()
         self._threads: list[Thread] = []
         self._working = 0
         self._drained = False
@@ -241,8 +267,8 @@ class Pump:
     def run(self, take: Callable[[Lane], Task | None], *, tick: Callable[[], None] = lambda: None) -> None:
         """Call `take` and then the task it gives, in every lane, until it gives None; then return.
 
-        A lane without a task of its own (`take` gave IDLE or None) helps the slowest reader, by reading the end of its
-        range into the same memory: a slow connection then holds up neither the ring nor the end of the hop.
+        Between tasks, and when there are none left, a lane helps the slowest reader, by reading the end of its range
+        into the same memory: a slow connection then holds up neither the ring nor the end of the hop.
         `tick` runs in the calling thread about ten times a second. The first error of a lane, or one of `tick`, stops
         all lanes and is raised; so does KeyboardInterrupt, within 2 s.
         """
@@ -256,7 +282,7 @@ class Pump:
             raise self._errors[0]
 
     def _control(self, take: Callable[[Lane], Task | None], tick: Callable[[], None]) -> None:
-        looked = governed = time.monotonic()
+        governed = time.monotonic()
         worked = time.process_time()
         moved = 0
         self._start_lanes(take)
@@ -264,9 +290,7 @@ class Pump:
             self._threads[next((n for n, t in enumerate(self._threads) if t.is_alive()), 0)].join(_TICK_S)
             tick()
             now = time.monotonic()
-            if now - looked >= _LOOK_S:
-                looked = now
-                self._redial_slow(now)
+            self._redial_slow(now)
             if self._adaptive and now - governed >= _GOVERN_S:
                 total, cpu_s = self.read_bytes, time.process_time()
                 busy = (cpu_s - worked) / (now - governed) / _processors()
@@ -294,15 +318,13 @@ class Pump:
     def _work(self, lane: Lane, take: Callable[[Lane], Task | None]) -> None:
         try:
             while self._may_go_on():
+                self._help_slow(lane)
                 task = take(lane)
                 if task is None:
                     self._drained = True
                     self._help_to_the_end(lane)
                     return
-                if task is IDLE:
-                    self._help(lane, below_bytes_per_s=self._best_flow / 2)
-                else:
-                    task(lane)
+                task(lane)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001  it travels: run() raises it
@@ -312,6 +334,11 @@ class Pump:
         finally:
             lane.stage = ""
             lane.connections.close()
+
+    def _help_slow(self, lane: Lane) -> None:
+        """Before the lane begins something new: others may soon have to wait for what a slow connection holds up."""
+        while self._help(lane, below_bytes_per_s=self._judge.best_bytes_per_s * _SLOW_SHARE):
+            pass
 
     def _help_to_the_end(self, lane: Lane) -> None:
         while any(other.stage for other in self.lanes if other is not lane):
@@ -327,30 +354,24 @@ class Pump:
         if self._pace.limited or self._pace.holding_s():
             return False
         readings = [other.reading for other in self.lanes if other is not lane]
-        slow = [one for one in readings if one is not None and one.bytes_per_s < below_bytes_per_s]
+        slow = [one for one in readings if one is not None and one.is_below(below_bytes_per_s)]
         slowest = max(slow, key=lambda one: one.left_s, default=None)
         if slowest is None or slowest.left_s < _WORTH_HELPING_S:
             return False
-        ours, theirs = lane.bytes_per_s or self._best_flow, slowest.bytes_per_s
+        ours, theirs = lane.bytes_per_s or self._judge.best_bytes_per_s, slowest.bytes_per_s
         return lane.help(slowest, ours / (ours + theirs) if ours else 0.5)
 
     def _redial_slow(self, now: float) -> None:
-        """Judge connections by what they brought of one range since the last look: lanes do other things between."""
-        flows = []
+        """Let lanes go of connections that are not worth keeping."""
+        self._watches += [_Watch(lane) for lane in self.lanes[len(self._watches) :]]
+        flows = [flow for watch in self._watches if (flow := watch.look(now))]
         for lane in self.lanes:
-            look = _Look.take(lane, now)
-            flow = look.compare(self._looks.get(lane.index, look))
-            self._looks[lane.index] = look
-            self._best_flow = max(self._best_flow, lane.best_range())
-            if flow is not None:
-                flows.append(flow)
-        self._best_flow = max([self._best_flow * _FADE, *(flow.bytes_per_s for flow in flows)])
+            self._judge.note_best(lane.best_range())
         if self._pace.limited or self._pace.holding_s():
             return
-        for index in choose_slow(flows, best_bytes_per_s=self._best_flow):
-            lane = self.lanes[index]
-            if lane.stage == "read":
-                lane.redial()
+        for index in self._judge.judge(flows, now):
+            if self.lanes[index].stage == "read":
+                self.lanes[index].redial()
 
     def _end(self, patience_s: float) -> None:
         self._pace.stop()

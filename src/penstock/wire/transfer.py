@@ -25,12 +25,12 @@ class Transfer:
     def split(self, share: float, least_bytes: int) -> tuple[int, memoryview] | None:
         """Give the last `share` (0 to 1) of what is missing away: where that begins in the view, and the view of it.
 
-        None where ranges are not served, or less than `least_bytes` would be left for either. Its reader is not stopped
+        None where ranges are not served, or that would be less than `least_bytes`. Its reader is not stopped
         at once and may read a step into it: the bytes are the same. Whoever took it says `helped`.
         """
         with self._change:
             first = self.stop - int((self.stop - self.done) * share)
-            if self._closed or not self.ranged or min(self.stop - first, first - self.done) < least_bytes:
+            if self._closed or not self.ranged or self.stop - first < least_bytes:
                 return None
             piece = first, self.view[first : self.stop]
             self.stop = first
