@@ -186,8 +186,8 @@ class Images(Section):
     server: Image | None = None
     penstock: Image | None = None
     ray: Image | None = None
-    picker: Image = "registry.k8s.io/gateway-api-inference-extension/epp:v1.5.0"
-    """Endpoint picker of an InferencePool."""
+    picker: Image = "registry.k8s.io/gateway-api-inference-extension/epp:v1.4.0"
+    """Endpoint picker of an InferencePool. 1.5.0 calls servers without LoRA unhealthy: they lack a metric it wants."""
     pull_secret: Name | None = None
 
 
@@ -207,6 +207,8 @@ class Identity(Section):
     role_arn: Annotated[str, Field(pattern=r"^arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+$")] | None = None
     """EKS: the reading role, by IRSA. Without it: Pod Identity."""
     copy_role_arn: Annotated[str, Field(pattern=r"^arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+$")] | None = None
+    credentials_secret: Name | None = None
+    """Where the platform has no identity: a Secret with the key credentials, a file as the cloud's SDK reads it."""
     hmac_secret: Name | None = None
     """GCS over its S3 interface: a Secret with the keys access-key and secret-key."""
 

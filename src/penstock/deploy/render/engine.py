@@ -1,0 +1,149 @@
+"""How the engine is started: its arguments, its variables, its memory."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from penstock.deploy.render.identity import Secrets
+from penstock.deploy.render.inputs import Context, cpu_quantity, quantity, without_none
+from penstock.deploy.render.objects import EnvVar, Resources
+from penstock.deploy.render.weights.base import Weights
+from penstock.deploy.render.weights.hub import HUB_HOME
+from penstock.errors import UsageError
+from penstock.units import GiB, parse_size
+
+CACHE: Final = "/cache"
+SHM: Final = "/dev/shm"  # noqa: S108  a mount point
+HOME: Final = "/home/server"
+# Of the engine itself: Python, CUDA's host side, tokenizers, pinned buffers. Guess, as Run:ai's advice has it.
+_ENGINE_BYTES: Final = 8 * GiB
+# Compiled kernels and logs.
+CACHE_BYTES: Final = 8 * GiB
+_SPARE_DISK_BYTES: Final = 2 * GiB
+# What system pods and this pod's sidecars leave of a node. Guess.
+_SHARE: Final = 0.85
+# Where GKE's driver installer puts the libraries; the image's own path does not have it (vllm-project/vllm#18859).
+_GKE_LIBRARIES: Final = "/usr/local/nvidia/lib64:/usr/local/cuda/lib64"
+
+
+def engine_options(context: Context) -> dict[str, object]:
+    """What is said to the engine beside the model and how it is loaded, by vLLM's names; None and defaults left out."""
+    server, placement = context.settings.server, context.placement
+    return without_none(
+        {
+            "tensor_parallel_size": placement.gpus,
+            "pipeline_parallel_size": placement.nodes if placement.nodes > 1 else None,
+            "max_model_len": server.max_model_len or placement.max_model_len,
+            "max_num_seqs": server.max_num_seqs,
+            "max_num_batched_tokens": server.max_num_batched_tokens,
+            "gpu_memory_utilization": server.gpu_memory_utilization or placement.gpu_memory_utilization,
+            "dtype": server.dtype if server.dtype != "auto" else placement.dtype,
+            "kv_cache_dtype": server.kv_cache_dtype if server.kv_cache_dtype != "auto" else None,
+            "enforce_eager": server.enforce_eager or None,
+            "trust_remote_code": server.trust_remote_code or None,
+        }
+    )
+
+
+def engine_arguments(context: Context, weights: Weights) -> list[str]:
+    """After the program's name: the model and every flag."""
+    flags = [f"--served-model-name={context.settings.served_name}", f"--port={context.settings.server.port}"]
+    for key, value in engine_options(context).items():
+        flag = f"--{key.replace('_', '-')}"
+        flags.append(flag if value is True else f"{flag}={value}")
+    return [weights.model, *flags, *weights.args, *context.settings.server.args]
+
+
+def engine_environment(context: Context, weights: Weights) -> list[EnvVar]:
+    """Writable folders, where libraries are, what may be asked of the Hub; then what the settings add or replace."""
+    fixed = {
+        "HOME": HOME,
+        "USER": "server",  # the image may have no name for the uid, and torch asks for one
+        "HF_HOME": HUB_HOME if any(mount["mountPath"] == HUB_HOME for mount in weights.mounts) else f"{CACHE}/hub",
+        "VLLM_CACHE_ROOT": f"{CACHE}/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
+        "TRITON_CACHE_DIR": f"{CACHE}/triton",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if context.on_gke:
+        fixed["LD_LIBRARY_PATH"] = _GKE_LIBRARIES
+    if weights.offline:
+        fixed["HF_HUB_OFFLINE"] = "1"
+    elif context.settings.delivery == "hub":
+        fixed["HF_XET_HIGH_PERFORMANCE"] = "1"
+        fixed["HF_XET_NUM_CONCURRENT_RANGE_GETS"] = "8"
+    from_secrets = [*weights.secrets.env, *api_key(context).env]
+    taken = {variable["name"] for variable in from_secrets} - context.settings.server.env.keys()
+    variables: list[EnvVar] = [
+        {"name": name, "value": value}
+        for name, value in (fixed | context.settings.server.env).items()
+        if name not in taken
+    ]
+    named = {variable["name"] for variable in variables}
+    return variables + [variable for variable in from_secrets if variable["name"] not in named]
+
+
+def api_key(context: Context) -> Secrets:
+    """Asked of clients: where it was named, and where the world can ask."""
+    expose = context.settings.expose
+    public = expose.by != "none" and not expose.internal
+    secret = expose.api_key or (f"{context.name}-api-key" if public else None)
+    if secret is None:
+        return Secrets()
+    return Secrets(env=({"name": "VLLM_API_KEY", "valueFrom": {"secretKeyRef": {"name": secret, "key": "api-key"}}},))
+
+
+def engine_resources(context: Context, weights: Weights) -> Resources:
+    """Requests and limits of one pod. Raises UsageError when the machine has less than loading takes."""
+    server, placement = context.settings.server, context.placement
+    memory_bytes = _memory(context, weights)
+    cpus = server.cpu or _cpus(context)
+    disk = quantity(CACHE_BYTES + _SPARE_DISK_BYTES + weights.disk_bytes)
+    gpus = str(placement.gpus)
+    return {
+        "requests": {
+            "cpu": cpu_quantity(cpus),
+            "memory": quantity(memory_bytes),
+            "ephemeral-storage": disk,
+            "nvidia.com/gpu": gpus,
+        },
+        "limits": {"memory": quantity(memory_bytes), "ephemeral-storage": disk, "nvidia.com/gpu": gpus},
+    }
+
+
+def _fraction(context: Context) -> float:
+    """Of its node's processors and memory, that a pod with some of its GPUs has."""
+    placement = context.placement
+    return _SHARE * placement.gpus / (placement.machine_gpus or placement.gpus)
+
+
+def _memory(context: Context, weights: Weights) -> int:
+    server, placement = context.settings.server, context.placement
+    need_bytes = _ENGINE_BYTES + shm_bytes(context) + weights.memory_bytes
+    there_bytes = int((placement.machine_memory_bytes or 0) * _fraction(context))
+    chosen_bytes = parse_size(server.memory) if server.memory else None
+    if placement.machine_memory_bytes and max(need_bytes, chosen_bytes or 0) > placement.machine_memory_bytes:
+        raise UsageError(
+            f"{placement.machine} has {quantity(placement.machine_memory_bytes)} of memory, the server wants "
+            f"{quantity(max(need_bytes, chosen_bytes or 0))}",
+            hint="a larger server.machine, a smaller server.memory or server.shm, or --delivery stream",
+        )
+    if chosen_bytes is not None:
+        return chosen_bytes
+    # Autopilot bills what is asked for; elsewhere the node is there anyhow, and more memory is more page cache.
+    return need_bytes if context.settings.platform == "gke-autopilot" else max(need_bytes, there_bytes)
+
+
+def _cpus(context: Context) -> float:
+    """A core for each GPU's process, one for the front end and one to spare; more where the node has them."""
+    need = 2 + context.placement.gpus
+    there = (context.placement.machine_cpu or 0) * _fraction(context)
+    if context.placement.machine_cpu is None:
+        return need
+    return max(1, int(there)) if context.settings.platform != "gke-autopilot" else max(1, min(need, int(there)))
+
+
+def shm_bytes(context: Context) -> int:
+    """Of /dev/shm; a part of the container's memory."""
+    chosen = context.settings.server.shm
+    return parse_size(chosen) if chosen else context.shm_bytes
