@@ -302,7 +302,10 @@ class Expose(Section):
     """How requests come in from outside the cluster."""
 
     by: Literal["none", "ingress", "gateway", "inference"] = "none"
-    host: Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z0-9-]+$")] | None = None
+    host: (
+        Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+        | None
+    ) = None
     internal: bool = True
     class_name: Name | None = None
     """Of the Gateway or Ingress."""

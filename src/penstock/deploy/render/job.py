@@ -49,7 +49,7 @@ def render_job(context: Context) -> list[Manifest]:
                 "ttlSecondsAfterFinished": settings.transfer.keep_s,
                 "podFailurePolicy": {
                     "rules": [
-                        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                         {
                             "action": "FailJob",
                             "onExitCodes": {"containerName": "penstock", "operator": "In", "values": _FINAL},
