@@ -172,6 +172,22 @@ def test_nothing_is_split_off_once_the_reader_is_done() -> None:
     assert given.split(0.5, 10) is None
 
 
+def test_redial_is_counted_before_it_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane may notice at once, and must not take it for a failure of the network."""
+    lane = Lane(0, open_dialer({}), Pace())
+    seen = []
+
+    def interrupt() -> bool:
+        seen.append(lane.redials)
+        return len(seen) == 1
+
+    monkeypatch.setattr(lane.connections, "interrupt", interrupt)
+    lane.redial()
+    assert (seen, lane.redials) == ([1], 1)
+    lane.redial()
+    assert (seen, lane.redials) == ([1, 2], 1)  # no connection, nothing cut
+
+
 class Content(Server):
     """One object; its first connection slow."""
 

@@ -131,8 +131,9 @@ class Lane:
 
     def redial(self) -> None:
         """From another thread: let go of a connection that is too slow."""
-        if self.connections.interrupt():
-            self.redials += 1
+        self.redials += 1  # first, or the lane might see its connection end and not know why
+        if not self.connections.interrupt():
+            self.redials -= 1
 
     def best_range(self) -> float:
         """Bytes per second of the fastest range that was finished since this was asked before."""
