@@ -374,6 +374,17 @@ def test_token_goes_to_the_hub_and_never_to_the_cdn(hub: HubEmulator, open_at: O
     assert "Authorization" in store.read_ticket(store.stat("config.json")).headers
 
 
+@pytest.mark.parametrize("endpoint", ["http://hub.internal", "http://10.0.0.7:8080", "http://127.0.0.1.example.com"])
+def test_token_is_not_sent_in_the_clear(open_at: Open, endpoint: str) -> None:
+    """Plain http to another machine is refused, unless somebody says in so many words that it may be."""
+    with pytest.raises(UsageError, match="HF_TOKEN is not sent in the clear") as caught:
+        open_at(endpoint=endpoint, token="hf_secret")
+    assert "PENSTOCK_HF_TOKEN_OVER_HTTP=1" in str(caught.value.hint)
+    assert "hf_secret" not in f"{caught.value}{caught.value.hint}"
+    open_at(endpoint=endpoint, token="hf_secret", PENSTOCK_HF_TOKEN_OVER_HTTP="1")
+    open_at(endpoint=endpoint)
+
+
 def test_redirect_of_the_api_to_another_origin_gets_no_token(hub: HubEmulator, open_at: Open) -> None:
     with HubEmulator() as other:
         other.add_model("org/name", {"config.json": b"{}"})

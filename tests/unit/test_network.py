@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import Denied, Unavailable, UsageError
-from penstock.stores.network import find_bundle, find_proxies, map_network_error, parse_endpoint
+from penstock.stores.network import find_bundle, find_proxies, is_private, map_network_error, parse_endpoint
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,21 @@ def test_silence_says_how_long() -> None:
     wrapped = ForeignError(SIGNED)
     wrapped.__cause__ = TimeoutError("timed out")
     assert "no answer within 15 s" in str(map_network_error(wrapped, "cannot read a", "host", timeout_s=15))
+
+
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [
+        ("https://hub.internal", True),
+        ("http://localhost:8000", True),
+        ("http://127.3.2.1", True),
+        ("http://[::1]:80/x", True),
+        ("http://10.0.0.7", False),
+        ("http://127.0.0.1.example.com", False),
+        ("http://localhost.example.com", False),
+        ("http://0.0.0.0", False),
+    ],
+)
+def test_private_is_tls_or_this_machine(url: str, private: bool) -> None:
+    """Decided by the address alone: a name that only looks like this machine's is another's."""
+    assert is_private(url) == private

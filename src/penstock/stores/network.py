@@ -7,6 +7,7 @@ signed URL is a secret.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import os
 import ssl
 import urllib.parse
@@ -67,9 +68,14 @@ def parse_endpoint(variable: str, text: str, *, example: str) -> str:
 
 
 def is_private(url: str) -> bool:
-    """Nobody between here and there can read what is sent."""
+    """Nobody between here and there can read what is sent: by TLS, or because it stays on this machine."""
     parts = urllib.parse.urlsplit(url)
-    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def host_of(url: str) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from penstock.errors import Denied
-from penstock.stores.network import parse_endpoint
+from penstock.errors import Denied, UsageError
+from penstock.stores.network import is_private, parse_endpoint
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+_IN_THE_CLEAR: Final = "PENSTOCK_HF_TOKEN_OVER_HTTP"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,21 @@ def is_offline(env: Mapping[str, str]) -> bool:
 
 
 def find_login(env: Mapping[str, str]) -> Login:
-    """The token of the environment, else the one that `hf auth login` saved. Raises Denied for an unusable one."""
+    """The token of the environment, else the one that `hf auth login` saved.
+
+    Raises Denied for an unusable one, UsageError where it would travel to another machine without TLS.
+    """
+    login, endpoint = _find_token(env), choose_endpoint(env)
+    if login.token and not is_private(endpoint) and not _is_true(env.get(_IN_THE_CLEAR)):
+        raise UsageError(
+            f"HF_ENDPOINT is {endpoint}, plain http: the token of {login.source} is not sent in the clear",
+            hint=f"write https://, or set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 and no HF_TOKEN to ask as nobody, "
+            f"or {_IN_THE_CLEAR}=1 where everybody on the network may know the token",
+        )
+    return login
+
+
+def _find_token(env: Mapping[str, str]) -> Login:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := env.get(name, "").strip():
             return _check_token(Login(token=token, source=name))
