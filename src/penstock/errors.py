@@ -83,7 +83,9 @@ class NoSpace(PenstockError):
 
 
 class AlreadyExists(PenstockError):
-    """A create-only write found an object in its place."""
+    """A create-only write found an object in its place: another program writes there. Neither the command is wrong,
+    which would be 2, nor does trying again help, which would be 9: somebody has to look, and so it is 1.
+    """
 
     code = "already_exists"
 
@@ -133,7 +135,7 @@ class RateLimited(Retryable):
 # The table that the documentation is generated from.
 EXIT_CODES: Final[Mapping[int, str]] = {
     0: "done",
-    1: "unexpected error, or findings where a check looks for them",
+    1: "unexpected error, another program's writes in the way, or findings where a check looks for them",
     2: "usage: a wrong ref or option, a missing extra, a destination that holds another model",
     3: "gated: the licence is not accepted (the message says where to click)",
     4: "not authenticated, or not allowed",
