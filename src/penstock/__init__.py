@@ -13,17 +13,40 @@ from typing import TYPE_CHECKING, Any
 from penstock._version import __version__
 
 if TYPE_CHECKING:
-    from penstock.api import abort, copy, inspect, ls, manifest, plan_copy, verify, write_manifest
+    from penstock.api import (
+        abort,
+        collect_cache,
+        copy,
+        inspect,
+        list_cache,
+        ls,
+        manifest,
+        pin,
+        plan_copy,
+        plan_pull,
+        pull,
+        pull_report,
+        verify,
+        verify_cache,
+        write_manifest,
+    )
 
 __all__ = [
     "__version__",
     "abort",
+    "collect_cache",
     "copy",
     "inspect",
+    "list_cache",
     "ls",
     "manifest",
+    "pin",
     "plan_copy",
+    "plan_pull",
+    "pull",
+    "pull_report",
     "verify",
+    "verify_cache",
     "write_manifest",
 ]
 

@@ -17,12 +17,13 @@ from typing import Annotated, Final
 import typer
 
 from penstock._version import __version__
-from penstock.cli import testing
+from penstock.cli import cache, testing
 from penstock.cli.copy import copy
 from penstock.cli.inspect import inspect
 from penstock.cli.ls import ls
 from penstock.cli.manifest import manifest
 from penstock.cli.output import Json, Output, Quiet, Verbose
+from penstock.cli.pull import pull
 from penstock.cli.verify import verify
 from penstock.errors import Interrupted, UsageError
 
@@ -50,7 +51,7 @@ def root(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Open model weights from the Hugging Face Hub to a bucket: in one pass, verified, resumable, in bounded memory.
+    """Open model weights from the Hugging Face Hub to a bucket and to the node: verified, resumable, in bounded memory.
 
     A place is written org/name or hf://org/name@revision (the Hub), gs://bucket/prefix, s3://bucket/prefix,
     az://container/prefix, https://host/path, or as a path.
@@ -62,8 +63,9 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, verify, ls, manifest):
+for _verb in (inspect, copy, pull, verify, ls, manifest):
     app.command()(_verb)
+app.add_typer(cache.app)
 app.add_typer(testing.app)
 
 

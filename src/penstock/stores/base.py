@@ -134,6 +134,12 @@ class Store(Reader, Protocol):
     def finish_upload(self, upload: Upload, receipts: Sequence[str]) -> ObjectInfo:
         """Publish the object whole. Raises UploadGone if the store no longer knows it."""
 
+    def take_over(self, upload: Upload) -> Upload:
+        """The same parts under an id that whoever sent them does not know, where the place can tell writers apart.
+
+        Once the caller has noted it and aborted the old one, parts of the old writer are refused (UploadGone).
+        """
+
     def abort_upload(self, upload: Upload) -> None:
         """Forget an upload and its parts; an unknown one is no error."""
 

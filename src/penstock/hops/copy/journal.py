@@ -286,6 +286,11 @@ def read_journal(store: Store) -> JournalContent:
     return JournalContent(finished=finished, states=states, previous=previous, paths=paths, entries=len(keys))
 
 
+def put_state(store: Store, state: FileState) -> None:
+    """Note the progress of one file at once."""
+    store.put(f"{_name(state.path)}.json", state.dump())
+
+
 def dump_paths(paths: Iterable[str]) -> bytes:
     """File names as the journal holds them."""
     return json.dumps(sorted(paths)).encode()

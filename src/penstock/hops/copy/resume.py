@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from penstock.digest import crc32c, reopen_sha256
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, UploadGone
 from penstock.hops.copy.digesting import digest_files
-from penstock.hops.copy.journal import FileState, JournalContent, boot_id
+from penstock.hops.copy.journal import FileState, JournalContent, boot_id, put_state
 from penstock.hops.copy.plan import PlannedFile
 from penstock.hops.copy.report import Observer, Options
 from penstock.hops.copy.source import list_files
@@ -37,8 +38,18 @@ def usable_states(
             and reopen_sha256(state.sha256_state or "") is not None
             and _still_holds(store, state, dialer)
         ):
-            usable[file.path] = state
+            with contextlib.suppress(UploadGone):
+                usable[file.path] = take_over(store, state)
     return usable
+
+
+def take_over(store: Store, state: FileState) -> FileState:
+    """Go on with an upload in such a way that whoever began it, should it still live, cannot write into it."""
+    taken = dataclasses.replace(state, upload=store.take_over(state.upload))
+    if taken.upload != state.upload:
+        put_state(store, taken)
+        store.abort_upload(state.upload)
+    return taken
 
 
 def read_published(

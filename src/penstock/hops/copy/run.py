@@ -51,14 +51,17 @@ def run_copy(
     *,
     dialer: Dialer,
     observer: Observer,
+    model: SourceModel | None = None,
 ) -> CopyReport:
     """Copy the model at `source` to `destination`, complete and verified, or leave a journal to go on from.
+
+    `model`: what `read_source` said of the source just now, with the same options, if the caller has asked already.
 
     Raises any PenstockError; KeyboardInterrupt passes through within 2 s. Safe to run twice at once: one moves the
     bytes, the other waits and reports `already_complete`.
     """
     began = time.monotonic()
-    model = ask_source(source, options, Pace(give_up_s=PLAN_GIVE_UP_S, note=observer.note))
+    model = model or ask_source(source, options, Pace(give_up_s=PLAN_GIVE_UP_S, note=observer.note))
     for warning in model.warnings:
         observer.note(warning)
     moved_bytes = 0

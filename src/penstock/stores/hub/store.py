@@ -86,6 +86,17 @@ class HubStore:
             gated=facts.gated,
         )
 
+    def head_commit(self, key: str) -> str | None:
+        """The commit that the revision means now, from one HEAD request for the file `key`; None if it has gone."""
+        if self._offline:
+            raise UsageError(f"{self._ref}: HF_HUB_OFFLINE forbids to ask the Hub", hint="add --offline")
+        revision = urllib.parse.quote(self._ref.revision or "main", safe="")
+        url = f"{self._endpoint}/{self._ref.place}/resolve/{revision}/{urllib.parse.quote(key)}"
+        answer = self._request("HEAD", url, until=lambda answer: "x-repo-commit" in answer.headers)
+        if answer.status >= 300 and "x-repo-commit" not in answer.headers and answer.status != 404:
+            raise self._refusals.of(answer)
+        return answer.headers.get("x-repo-commit")
+
     def check_readable(self) -> None:
         """As the contract says, asked once: a gated model is listed to anybody. Raises Gated, Denied."""
         self._access.get(self._check_access)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -206,9 +207,8 @@ class LocalStore:
         self.path(key)
         upload = Upload(key=key, id=uuid.uuid4().hex, size_bytes=size_bytes, part_bytes=part_bytes)
         part, facts = self._part_path(upload), self._facts_path(upload)
-        written = {"key": key, "size_bytes": size_bytes, "part_bytes": part_bytes}
         try:
-            self._in_folder(facts, lambda: write_new(facts, json.dumps(written).encode()))
+            self._in_folder(facts, lambda: write_new(facts, self._facts(upload)))
             self._check_space(facts.parent, size_bytes)
             self._in_folder(part, lambda: write_new(part, b"", size_bytes=size_bytes))
             sync_folder(part.parent)
@@ -253,6 +253,34 @@ class LocalStore:
         sync_folder(path.parent)
         remove(self._facts_path(upload))
         return self.stat(upload.key)
+
+    def take_over(self, upload: Upload) -> Upload:
+        """As the contract says: a second name of the file, where there are hard links."""
+        taken = dataclasses.replace(upload, id=uuid.uuid4().hex)
+        facts, part = self._facts_path(taken), self._part_path(taken)
+        try:
+            self._in_folder(facts, lambda: write_new(facts, self._facts(taken)))
+            os.link(self._part_path(upload), part)
+            sync_folder(part.parent)
+        except FileNotFoundError as error:
+            self.abort_upload(taken)
+            raise self._upload_gone(upload) from error
+        except OSError:
+            self.abort_upload(taken)
+            return upload
+        return taken
+
+    def reserve(self, upload: Upload) -> None:
+        """Take the space of a whole upload now, where the file system can. Raises NoSpace."""
+        with self._part_file(upload) as fd:
+            try:
+                os.posix_fallocate(fd, 0, max(1, upload.size_bytes))
+                os.ftruncate(fd, upload.size_bytes)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+            except AttributeError:  # macOS
+                pass
 
     def abort_upload(self, upload: Upload) -> None:
         """As the contract says."""
@@ -307,6 +335,10 @@ class LocalStore:
             raise map_os_error(error, str(source), "copy") from error
 
     # Paths.
+
+    def _facts(self, upload: Upload) -> bytes:
+        written = {"key": upload.key, "size_bytes": upload.size_bytes, "part_bytes": upload.part_bytes}
+        return json.dumps(written).encode()
 
     def _part_path(self, upload: Upload) -> Path:
         return self._upload_path(upload, ".part")

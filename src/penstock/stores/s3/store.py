@@ -254,6 +254,10 @@ class S3Store:
             **proof,
         )
 
+    def take_over(self, upload: Upload) -> Upload:
+        """As the contract says; here all who know an upload may write to it."""
+        return upload
+
     def abort_upload(self, upload: Upload) -> None:
         """As the contract says."""
         if not upload.id:
