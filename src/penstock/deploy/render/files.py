@@ -30,6 +30,7 @@ from penstock.deploy.render.weights.stream import deliver_stream
 from penstock.deploy.render.workload import render_deployment, render_lws
 from penstock.deploy.settings import Settings
 from penstock.deploy.yaml_text import write_yaml
+from penstock.errors import UsageError
 
 _DELIVER: Final = {
     "stream": deliver_stream,
@@ -94,7 +95,16 @@ def write_files(files: Sequence[File], settings: Settings) -> Mapping[str, str]:
 
 
 def write_stream(files: Sequence[File], settings: Settings) -> str:
-    """All files as one text, for `kubectl apply -f -`."""
+    """All files as one text, for `kubectl apply -f -`.
+
+    Raises UsageError where a part must wait for another: a disk that is filled, or a folder that is listed, before the
+    copy is done stays as it was then. The other deliveries try again until it is.
+    """
+    if settings.copies and settings.delivery in ("fuse", "disk"):
+        raise UsageError(
+            f"--delivery {settings.delivery}: what reads the bucket may not be applied before the copy is done",
+            hint=f"-o FOLDER, and apply its files in turn; or copy first, and render {settings.bucket} itself",
+        )
     documents = [document for file in files for document in file.objects]
     again = "penstock render " + shlex.join(command_line(settings))
     return _head("all of it", again) + write_yaml(documents)

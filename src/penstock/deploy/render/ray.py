@@ -108,10 +108,11 @@ def _worker(context: Context, weights: Weights, image: str) -> PodTemplate:
         "env": _environment(context, weights),
         "resources": engine_resources(context, weights),
         "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": server_mounts(weights),
+        "volumeMounts": [mount for mount in server_mounts(weights) if mount["name"] != "home"],
     }
     template = server_template(context, weights, container, role="worker")
     template["spec"]["securityContext"] = _SECURITY
+    template["spec"]["volumes"] = [volume for volume in template["spec"]["volumes"] if volume["name"] != "home"]
     return template
 
 
