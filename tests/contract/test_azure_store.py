@@ -34,7 +34,7 @@ from azurite import (
 )
 from penstock.errors import AlreadyExists, Denied, NotFound, ObjectChanged, Unavailable, UploadGone, UsageError
 from penstock.ref import Ref, parse_ref
-from penstock.stores.azure import AzureStore, copies, open_azure
+from penstock.stores.azure import AzureStore, copies, login, open_azure
 from penstock.stores.azure.blocks import block_id
 from penstock.stores.azure.settings import parse_settings
 from penstock.stores.base import Store, Upload
@@ -378,6 +378,43 @@ def test_unreachable_host_is_unavailable_without_the_signed_url(opener: Callable
     with pytest.raises(Unavailable, match=host) as caught:
         opener(None, env).stat("a")
     check_no_secret(caught.value, "c2VjcmV0")
+
+
+def test_silent_service_is_given_up_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tries; the real figures add up to 52 s for one address."""
+    assert login._ATTEMPTS * (login._CONNECT_TIMEOUT_S + login._READ_TIMEOUT_S) + 2 <= 60
+    monkeypatch.setattr(login, "_READ_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel connects, nobody answers
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}/{ACCOUNT}"
+        env = {"AZURE_STORAGE_BLOB_ENDPOINT": endpoint, "AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_KEY": KEY}
+        with contextlib.closing(open_azure(make_ref(), env)) as store:
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="no answer in time"):
+                store.stat("a")
+            assert 0.4 <= time.monotonic() - began < 5
+        assert count_waiting(listener) == 2
+
+
+def count_waiting(listener: socket.socket) -> int:
+    """Connections that nobody has accepted."""
+    listener.settimeout(0)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
+
+
+def test_sign_in_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the SDK's chain only silence is cut short: refusals have its own patience."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", lambda **options: given.update(options))
+    login._default_credential()
+    assert given == {"connection_timeout": 5.0, "read_timeout": 10.0, "retry_connect": 1, "retry_read": 1}
+    monkeypatch.undo()
+    credential = login._default_credential()
+    assert "DefaultAzureCredential" in type(credential).__name__
 
 
 def test_untrusted_certificate_is_denied(opener: Callable[..., AzureStore], tls_server: Azurite) -> None:

@@ -18,14 +18,18 @@ from penstock.stores.azure.settings import Settings
 from penstock.stores.base import GET_LIMIT_BYTES, missing_extra
 from penstock.stores.network import find_bundle, find_proxies, map_network_error
 from penstock.stores.single_flight import SingleFlight
-from penstock.wire.dial import CONNECT_TIMEOUT_S
-from penstock.wire.http import REPLY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential
 
 _SCOPE: Final = "https://storage.azure.com/.default"  # the same in every Azure cloud
 _SAS_LIFETIME_S: Final = 3600.0  # guess: a leaked URL dies soon, and minting is local and free
+# A small call to a service that is silent ends within a minute: two tries, up to 2 s apart: 2 x (5 + 20) + 2 = 52 s.
+# Who calls us has patience of its own.
+_ATTEMPTS: Final = 2
+_CONNECT_TIMEOUT_S: Final = 5.0
+_READ_TIMEOUT_S: Final = 20.0
+_SIGN_IN_TIMEOUT_S: Final = 10.0  # twice this and twice a connect is 30 s; and 10 s each for `az` and its kin
 _TOKEN_EARLY_S: Final = 300.0  # guess: above TicketBox's own margin, so that a new ticket never holds an old token
 
 
@@ -195,7 +199,14 @@ def _default_credential() -> TokenCredential:
         from azure.identity import DefaultAzureCredential
     except ImportError as error:
         raise missing_extra("signing in to Azure", "azure", error) from error
-    return DefaultAzureCredential()
+    # Silence is given up sooner than by the SDK (eleven tries of 300 s each); what the metadata server answers while a
+    # machine starts is still worth its own five.
+    return DefaultAzureCredential(
+        connection_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_SIGN_IN_TIMEOUT_S,
+        retry_connect=_ATTEMPTS - 1,
+        retry_read=_ATTEMPTS - 1,
+    )
 
 
 def open_service(settings: Settings, auth: Auth, env: Mapping[str, str]) -> BlobServiceClient:
@@ -208,12 +219,11 @@ def open_service(settings: Settings, auth: Auth, env: Mapping[str, str]) -> Blob
     return BlobServiceClient(
         settings.endpoint,
         credential=credential,
-        connection_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=REPLY_TIMEOUT_S,
+        connection_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
         connection_verify=find_bundle(env) or True,
         use_env_settings=False,
         proxies=find_proxies(env, urllib.parse.urlsplit(settings.endpoint).hostname or ""),
         max_single_put_size=GET_LIMIT_BYTES,  # a put is one request, so nobody sees a half of it
-        # The default waits 15 s before it tries again; who calls us retries too.
-        retry_policy=LinearRetry(backoff=1, random_jitter_range=1, retry_total=2),
+        retry_policy=LinearRetry(backoff=1, random_jitter_range=1, retry_total=_ATTEMPTS - 1),
     )

@@ -24,7 +24,7 @@ from penstock.errors import (
 from penstock.stores.network import host_of, map_network_error
 from penstock.wire.answers import retry_after_s
 
-READ_TIMEOUT_S: Final = 20.0
+READ_TIMEOUT_S: Final = 20.0  # of each read, for the first byte of an answer and between later ones
 
 _RATE_CODES: Final = frozenset(
     {"SlowDown", "429", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServerBusy"}

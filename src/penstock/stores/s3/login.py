@@ -16,7 +16,11 @@ from penstock.ref import Ref
 from penstock.stores.network import find_bundle, find_proxies, parse_endpoint
 from penstock.stores.s3.errors import READ_TIMEOUT_S, mapped
 
-_ATTEMPTS: Final = 3  # of small calls; the pace layer decides for bulk
+# A small call to a service that is silent ends within a minute: two tries, up to 1 s apart, of which each waits either
+# for eight addresses (as many as Amazon's DNS gives) or for one and an answer: 2 x max(8 x 3.5, 3.5 + 20) + 1 = 57 s.
+# Who calls us has patience of its own.
+_ATTEMPTS: Final = 2
+_CONNECT_TIMEOUT_S: Final = 3.5  # the third SYN leaves after 3 s
 
 
 class Account:
@@ -57,6 +61,7 @@ class Account:
 
     def _open_session(self) -> Any:
         session = botocore.session.Session(profile=self._env.get("AWS_PROFILE") or None)
+        session.set_default_client_config(_patience())  # for signing in too, where botocore's own is six minutes
         for name, key in (("AWS_CONFIG_FILE", "config_file"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials_file")):
             if self._env.get(name):
                 session.set_config_variable(key, self._env[name])
@@ -88,9 +93,6 @@ class Account:
             style = "path"  # most compatible servers have no name for each bucket
         config = botocore.config.Config(
             signature_version=UNSIGNED if self._anonymous else "s3v4",
-            connect_timeout=10,
-            read_timeout=READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             max_pool_connections=32,
             proxies=self._proxies(),
             s3={"addressing_style": style} if style else None,
@@ -113,3 +115,11 @@ class Account:
                 f"cannot open {self._ref}: the endpoint of the profile is not a URL",
                 hint="check endpoint_url in ~/.aws/config; write for example https://minio.example.com",
             ) from error
+
+
+def _patience() -> Any:
+    return botocore.config.Config(
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    )
