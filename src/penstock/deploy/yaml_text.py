@@ -10,8 +10,9 @@ import yaml
 
 from penstock.errors import UsageError
 
-# PyYAML writes these plain, as YAML 1.1 has it; the Go parser of Kubernetes reads numbers in them (`12e4`, `0o17`).
-_NUMBER_TO_OTHERS: Final = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|0[box][\da-fA-F_]+")
+# PyYAML writes these plain, as YAML 1.1 has it; the Go parser of Kubernetes reads numbers (`12e4`, `0o17`) and truth
+# (`y`) in them.
+_OTHER_TO_OTHERS: Final = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|0[box][\da-fA-F_]+|[yYnN]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +45,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else '"' if _NUMBER_TO_OTHERS.fullmatch(text) else None
+    style = "|" if "\n" in text else '"' if _OTHER_TO_OTHERS.fullmatch(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
