@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from penstock.errors import Unavailable
-from penstock.stores.single_flight import SingleFlight
+from penstock.wire.single_flight import SingleFlight
 
 THREADS = 8
 

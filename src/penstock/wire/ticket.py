@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock
 from typing import Final
+
+from penstock.wire.single_flight import SingleFlight
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,45 +50,34 @@ _EARLY_S: Final = 60.0  # guess: longer than any one range takes at the goodput 
 _EARLY_SHARE: Final = 0.1  # of a short life, or every range would need a new ticket
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Held:
+    ticket: Ticket
+    renew_at: float | None
+
+
 class TicketBox:
     """One object's ticket, minted on first use and again, by one lane for all, shortly before and at expiry."""
 
     def __init__(self, mint: Callable[[], Ticket], *, clock: Callable[[], float] = time.time) -> None:
         self._mint = mint
         self._clock = clock
-        self._lock = Lock()
-        self._ticket: Ticket | None = None
-        self._renew_at: float | None = None
-        self._failures = 0
-        self._failure: Exception | None = None
-        self.minted = 0
+        self._held: SingleFlight[_Held] = SingleFlight()
 
     def get(self, *, stale: Ticket | None = None) -> Ticket:
         """A ticket good for a while; if `stale` is the one at hand, a new one.
 
         Raises what the store raises, to all who were waiting for the same answer: none of them asks again by itself.
         """
-        failures = self._failures
-        with self._lock:
-            if self._ticket is not None and self._ticket is not stale and not self._is_expiring():
-                return self._ticket
-            if self._failure is not None and self._failures != failures:
-                raise self._failure
-            return self._renew()
 
-    def _renew(self) -> Ticket:
+        def is_good(held: _Held) -> bool:
+            return held.ticket is not stale and (held.renew_at is None or self._clock() < held.renew_at)
+
+        return self._held.get(self._renew, is_good=is_good).ticket
+
+    def _renew(self) -> _Held:
         asked_at = self._clock()
-        try:
-            ticket = self._mint()
-        except Exception as error:
-            self._failures += 1
-            self._failure = error
-            raise
-        self.minted += 1
-        self._ticket, self._failure, self._renew_at = ticket, None, None
-        if ticket.expires_at is not None:
-            self._renew_at = ticket.expires_at - min(_EARLY_S, (ticket.expires_at - asked_at) * _EARLY_SHARE)
-        return ticket
-
-    def _is_expiring(self) -> bool:
-        return self._renew_at is not None and self._renew_at <= self._clock()
+        ticket = self._mint()
+        if ticket.expires_at is None:
+            return _Held(ticket, None)
+        return _Held(ticket, ticket.expires_at - min(_EARLY_S, (ticket.expires_at - asked_at) * _EARLY_SHARE))

@@ -17,7 +17,7 @@ from penstock.errors import Denied, UsageError
 from penstock.stores.azure.settings import Settings
 from penstock.stores.base import GET_LIMIT_BYTES, missing_extra
 from penstock.stores.network import find_bundle, find_proxies, map_network_error
-from penstock.stores.single_flight import SingleFlight
+from penstock.wire.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential

@@ -14,7 +14,7 @@ from penstock.errors import Denied, Unavailable, UsageError
 from penstock.ref import Ref
 from penstock.stores.base import missing_extra
 from penstock.stores.network import find_bundle, find_proxies, is_private, parse_endpoint
-from penstock.stores.single_flight import SingleFlight
+from penstock.wire.single_flight import SingleFlight
 
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _ENDPOINT: Final = "https://storage.googleapis.com"

@@ -19,10 +19,10 @@ from penstock.stores.hub.expiry import clock_ahead_s, find_expiry
 from penstock.stores.hub.login import Login, choose_endpoint, find_login, is_offline
 from penstock.stores.hub.refusals import Refusals
 from penstock.stores.hub.tree import SHA256, Entry, Facts, is_file, next_page, parse_entry, parse_facts
-from penstock.stores.single_flight import SingleFlight
 from penstock.units import MiB
 from penstock.wire.dial import Dialer, open_dialer
 from penstock.wire.http import Connections
+from penstock.wire.single_flight import SingleFlight
 from penstock.wire.ticket import Ticket
 from penstock.wire.transfer import Transfer
 

@@ -14,7 +14,7 @@ from botocore.awsrequest import AWSRequest
 
 from penstock.stores.s3.errors import status_of
 from penstock.stores.s3.login import Account
-from penstock.stores.single_flight import SingleFlight
+from penstock.wire.single_flight import SingleFlight
 
 _TICKET_S: Final = 3600  # guess: longer than most files take; a fresh one costs no request
 

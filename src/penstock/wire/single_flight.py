@@ -1,4 +1,4 @@
-"""One thread asks, all who wait get the answer: for tokens, for where a bucket lies, for a model's listing."""
+"""One thread asks, all who wait get the answer: for tickets and tokens, for where a bucket lies, for a listing."""
 
 from __future__ import annotations
 
