@@ -23,12 +23,12 @@ from penstock.hops.copy.adopt import adopt
 from penstock.hops.copy.inspect import Inspection, inspect_model
 from penstock.hops.copy.look import describe_copy
 from penstock.hops.copy.plan import CopyPlan
-from penstock.hops.copy.publish import abort_copy, read_latest
+from penstock.hops.copy.publish import read_latest
 from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, CopyReport, Observer, Options
 from penstock.hops.copy.run import run_copy
 from penstock.hops.copy.source import SourceModel, read_manifest
 from penstock.hops.copy.verify import VerifyReport, verify_model
-from penstock.hops.copy.versioned import describe_versioned, run_versioned
+from penstock.hops.copy.versioned import abort_versioned, describe_versioned, run_versioned
 from penstock.hops.listing import Entry, list_place
 from penstock.hops.pull.repair import repair_folder, repair_snapshot
 from penstock.hops.pull.run import Pull, PullPlan, PullReport, describe_pull, run_pull, run_pull_to
@@ -118,9 +118,14 @@ def plan_copy(
 
 
 def abort(destination: str, *, env: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """Throw away an unfinished copy into `destination`: (uploads aborted, journal entries removed)."""
-    with _writing(destination, os.environ if env is None else env) as store:
-        return abort_copy(store)
+    """Throw away an unfinished copy into `destination`: (uploads aborted, journal entries removed).
+
+    Also those of versions below it, as `copy(…, versioned=True)` makes them.
+    """
+    env = os.environ if env is None else env
+    root = resolve(destination, destination=True)
+    with _writing(destination, env) as store:
+        return abort_versioned(store, open_under=lambda folder: open_store(root.under(folder), env=env))
 
 
 def verify(

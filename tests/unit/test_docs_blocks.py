@@ -243,7 +243,8 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
 
 
 def every_option() -> frozenset[str]:
-    verbs: list[tuple[str, ...]] = [(verb,) for verb in ("inspect", "copy", "verify", "ls", "manifest")]
+    verbs: list[tuple[str, ...]] = [(verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest")]
+    verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
     return frozenset().union(*(options_of(verb) or () for verb in verbs))
 
@@ -329,8 +330,8 @@ def variables_read() -> set[str]:
     """Every name that our code passes to `env` or looks for in it: strings that look like variables."""
     found = set()
     for path in sorted((ROOT / "src/penstock").rglob("*.py")):
-        if path.is_relative_to(ROOT / "src/penstock/testing") or path.is_relative_to(ROOT / "src/penstock/model"):
-            continue
+        if any(path.is_relative_to(ROOT / "src/penstock" / folder) for folder in ("testing", "model", "deploy")):
+            continue  # deploy writes variables for others, and reads none
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _VARIABLE.fullmatch(node.value):
                 found.add(node.value)

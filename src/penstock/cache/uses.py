@@ -103,19 +103,18 @@ def _now(folder: Path) -> float:
 
 def _opened_by(snapshot: Snapshot) -> int | None:
     """A process of this machine that has one of the model's files open or mapped, as far as may be seen."""
-    wanted = set()
-    with contextlib.suppress(OSError):
-        for path in snapshot.path.rglob("*"):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                wanted.add((status.st_dev, status.st_ino))
+    wanted = {_identity(path) for path in snapshot.path.rglob("*") if path.is_file()} - {None}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            for place in ("fd", "map_files"):
-                with contextlib.suppress(OSError):
-                    for entry in os.scandir(process / place):
-                        with contextlib.suppress(OSError):
-                            status = os.stat(entry.path)  # noqa: PTH116  follows the link
-                            if (status.st_dev, status.st_ino) in wanted:
-                                return int(process.name)
+        for place in ("fd", "map_files"):
+            with contextlib.suppress(OSError), os.scandir(process / place) as opened:
+                if any(_identity(entry.path) in wanted for entry in opened):
+                    return int(process.name)
     return None
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  a link is followed
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -30,7 +30,10 @@ Models = Annotated[
 def ls(
     ctx: typer.Context, cache: CacheOption = None, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> None:
-    """What is there: complete, being filled, or left by another tool; how large, when used, pinned or not."""
+    """List the models in the cache.
+
+    Each is complete, being filled (or left by a fill that was killed), or foreign: another tool put it there.
+    """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api
 
@@ -60,7 +63,10 @@ def verify(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Read every byte and compare it with the manifest; exit 7 if anything is damaged. `pull --repair` mends it."""
+    """Read every byte and compare it with the manifest.
+
+    Exit 7 if anything is damaged; `penstock pull REF --repair` mends it.
+    """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api
 
@@ -142,9 +148,9 @@ def gc(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Remove what killed pulls left, and the models not used for longest, as far as the bounds ask.
+    """Remove what killed pulls left, and models not used lately.
 
-    A model that is pinned, open in a process, leased, or pulled within two minutes stays.
+    Those not used for longest go first, as far as the bounds ask. A model that is pinned, open in a process, leased, or pulled within two minutes stays.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api

@@ -212,12 +212,12 @@ def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheS
         return None
     if there is None:
         store.check_writable(0)
-        _make_folder(snapshot.fill)
-        check_names([info.key for info in model.files], snapshot.fill)
         known = find_known(snapshot, model, dialer=pull.dialer(), options=options, observer=pull.observer)
         options = dataclasses.replace(options, sibling=known)
         shared_bytes = sum(entry.size_bytes for entry in known.entries.values())
         make_room(snapshot, model.total_bytes - shared_bytes, max_bytes=pull.max_bytes, note=pull.observer.note)
+        _make_folder(snapshot.fill)
+        check_names([info.key for info in model.files], snapshot.fill)
     return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
 
 
