@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import random
 import shutil
@@ -276,6 +277,25 @@ def test_abort_leaves_nothing(hub: Hub, place: Place) -> None:
     assert place.uploads() == []
     place.copy(hub)
     place.check_holds(hub.digests())
+
+
+def test_abort_of_a_versioned_place(hub: Hub, place: Place) -> None:
+    """Versions below are thrown away with it; a copy of another model into a folder below is not."""
+    version = dataclasses.replace(place, ref=f"{place.ref}/{hub.add(120_000_000)}")
+    with place.open() as store:
+        store.put(f"other/{OWNER_KEY}", b"{}")
+        other = store.begin_upload("other/model.safetensors", size_bytes=40_000_000, part_bytes=PART_BYTES)
+    interrupt(hub, version)
+    assert penstock.abort(place.ref, env=place.env) == (1, 3)
+    assert version.own_keys() == set()
+    assert version.uploads() == []
+    assert place.uploads() == ["other/model.safetensors"]
+    with place.open() as store:
+        assert store.get(f"other/{OWNER_KEY}") == b"{}"
+        store.abort_upload(other)
+        store.delete(f"other/{OWNER_KEY}")
+    place.copy(hub, versioned=True)
+    version.check_holds(hub.digests())
 
 
 def test_abandoned_uploads_are_aborted_by_the_next_copy(hub: Hub, place: Place) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import AlreadyExists, VerificationFailed
+from penstock.errors import AlreadyExists, Unavailable, VerificationFailed
 from penstock.hops.copy.journal import OWNER_KEY
 from penstock.hops.copy.publish import LATEST_KEY, abort_copy, now_rfc3339, point_latest, read_latest, write_manifest
 from penstock.hops.copy.source import read_manifest
@@ -16,6 +16,7 @@ from penstock.model.manifest import Manifest, ManifestFile, Origin
 from penstock.ref import Ref
 from penstock.stores.base import Store
 from penstock.stores.open import open_store
+from penstock.wire.pace import Pace
 
 
 @pytest.fixture
@@ -78,6 +79,27 @@ def test_abort_counts_what_it_throws_away(store: Store) -> None:
     assert abort_copy(store) == (1, 2)
     assert [info.key for info in store.list()] == ["published"]
     assert abort_copy(store) == (0, 0)
+
+
+def test_lost_answer_to_the_manifest_is_no_other_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written, nobody heard, it is written again: what is in the way is its own."""
+    put, answers = store.put, []
+
+    def deaf_put(key: str, data: bytes, *, create_only: bool = False) -> object:
+        answers.append(put(key, data, create_only=create_only))
+        raise Unavailable("the answer got lost")
+
+    monkeypatch.setattr(store, "put", deaf_put)
+    Pace(sleep=lambda _: None).retry(lambda: write_manifest(store, manifest()), service="destination")
+    assert len(answers) == 1
+    assert read_manifest(store) == manifest()
+
+
+def test_abort_spares_copies_into_folders_below(store: Store) -> None:
+    for key in ("f", "other/f"):
+        store.begin_upload(key, size_bytes=10, part_bytes=5)
+    assert abort_copy(store, spare=["other"]) == (1, 0)
+    assert [upload.key for upload in store.list_uploads()] == ["other/f"]
 
 
 def test_latest_is_plain_json(store: Store) -> None:

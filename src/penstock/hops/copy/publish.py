@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterable
 from typing import Final
 
 from penstock.errors import AlreadyExists, NotFound, UsageError, VerificationFailed
@@ -35,9 +36,13 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
             ) from error
 
 
-def abort_copy(store: Store) -> tuple[int, int]:
-    """Throw away an unfinished copy: (uploads aborted, journal entries removed). Published files stay."""
-    uploads = list(store.list_uploads())
+def abort_copy(store: Store, *, spare: Iterable[str] = ()) -> tuple[int, int]:
+    """Throw away an unfinished copy: (uploads aborted, journal entries removed). Published files stay.
+
+    `spare`: folders below, into which other copies go; a bucket lists their uploads too.
+    """
+    others = tuple(f"{folder}/" for folder in spare)
+    uploads = [upload for upload in store.list_uploads() if not upload.key.startswith(others)]
     for upload in uploads:
         store.abort_upload(upload)
     entries = sum(1 for _ in store.list(JOURNAL_FOLDER))
