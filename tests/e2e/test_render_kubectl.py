@@ -118,7 +118,7 @@ def test_kubectl_reads_what_was_meant(tmp_path: Path) -> None:
     assert kubectl_reads(write_yaml(objects), objects, tmp_path) == objects
 
 
-TEXTS = """1e3 12e4567 0x1f 0o17 010 1_000 yes on ~ null 1:30 1.5 .5 = << 2026-11-20 0b1 +1 inf .inf NaN y N é # - ? > & *"""
+TEXTS = """1e3 12e4567 0x1f 0o17 010 1_000 yes on ~ null 1:30 1.5 .5 = << 2026-11-20 +1 .inf NaN y N é # - ? & *"""
 
 
 def test_kubectl_reads_texts_as_texts(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from penstock.cli.ls import ls
 from penstock.cli.manifest import manifest
 from penstock.cli.output import Json, Output, Quiet, Verbose
 from penstock.cli.pull import pull
+from penstock.cli.render import render
 from penstock.cli.verify import verify
 from penstock.errors import Interrupted, UsageError
 
@@ -63,7 +64,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, verify, ls, manifest):
+for _verb in (inspect, copy, pull, verify, ls, manifest, render):
     app.command()(_verb)
 app.add_typer(cache.app)
 app.add_typer(testing.app)

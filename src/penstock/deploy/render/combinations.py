@@ -83,6 +83,11 @@ def _check_delivery(settings: Settings) -> None:
         and ref.scheme != "gs"
     ):
         raise UsageError(f"--delivery disk fills disks from gs:// and not from {ref}", hint="--bucket gs://…")
+    if settings.copies and settings.model_ref.scheme in ("file", "http", "https"):
+        raise UsageError(
+            f"{settings.model}: no Job in the cluster can copy it from there",
+            hint=f"penstock copy {settings.model} {settings.bucket}, then transfer.enabled=false",
+        )
     _check_region(settings)
 
 

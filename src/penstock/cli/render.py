@@ -1,0 +1,240 @@
+"""`penstock render`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable
+from penstock.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from penstock.deploy.render.files import File
+    from penstock.deploy.render.inputs import Context
+    from penstock.deploy.settings import Settings
+
+
+def render(
+    ctx: typer.Context,
+    ref: Annotated[
+        str | None, typer.Argument(metavar="[REF]", help="The model: org/name, hf://…, gs://…, s3://…; or in the file.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", "-f", metavar="FILE", help="Settings: penstock.yaml. Flags win over it."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any key of the settings: --set server.cpu=8; may be given again."
+        ),
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option("--bucket", metavar="REF", help="Where servers read the model, if not where it is.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of every object; made from the model's.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Of every object; default: default.")
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", help="gke-autopilot, gke-standard, eks or kubernetes.")
+    ] = None,
+    delivery: Annotated[
+        str | None, typer.Option("--delivery", help="How weights reach the server: stream, fuse, pvc, disk or hub.")
+    ] = None,
+    loader: Annotated[
+        str | None, typer.Option("--loader", help="For stream: penstock, runai_streamer or runai_streamer_sharded.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="deployment, lws or rayservice.")] = None,
+    expose: Annotated[
+        str | None, typer.Option("--expose", help="none, ingress, gateway or inference; inside the network by default.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="nvidia-l4, for example.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="In one pod; default: as many as are needed.")
+    ] = None,
+    machine: Annotated[str | None, typer.Option("--machine", help="g2-standard-12, for example.")] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", min=1, help="Servers; default: 1.")] = None,
+    context: Annotated[int | None, typer.Option("--context", min=1, help="Tokens that one request may have.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Such requests at once.")] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--on-demand", help="Cheap nodes that may go at any time.")
+    ] = None,
+    kubernetes: Annotated[
+        str | None, typer.Option("--kubernetes", metavar="VERSION", help="Of the cluster: 1.35.1-gke.1616000.")
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option("--registry", help="Of penstock's images: `make image` fills it.")
+    ] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option("--facts", metavar="FILE", help="What `penstock inspect REF --json` printed: nothing is asked."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="One file a purpose, and the settings.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With -o: over files that somebody else wrote, too.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Manifests that serve a model on Kubernetes, as YAML on stdout or as files in a folder.
+
+    Facts come from the model's metadata; the bucket is only named, so that no cloud is asked. Every knob is a key of
+    the settings file; flags are short for those most used. What cannot work is refused, with what would.
+    """
+    with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
+        flags = {
+            "model": ref,
+            "bucket": bucket,
+            "name": name,
+            "namespace": namespace,
+            "platform": platform,
+            "delivery": delivery,
+            "loader": loader,
+            "kind": kind,
+            "kubernetes": kubernetes,
+            "expose": {"by": expose},
+            "images": {"registry": registry},
+            "capacity": {"spot": spot},
+            "server": {
+                "gpu": gpu,
+                "gpus": gpus,
+                "machine": machine,
+                "replicas": replicas,
+                "context": context,
+                "concurrency": concurrency,
+            },
+        }
+        made = _context(settings, assignments or (), flags, facts, out)
+        _render(made, output, out, force=force)
+
+
+def _context(
+    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], facts: Path | None, out: Output
+) -> Context:
+    """Settings from file, `--set` and flags, in rising order; then the model's facts, and a place for it."""
+    from penstock.deploy.place import model_facts, place
+    from penstock.deploy.render.combinations import check_settings
+    from penstock.deploy.render.inputs import Context
+    from penstock.deploy.settings import make_settings, merge, parse_assignment, parse_settings
+
+    layers = [_read_settings(path, parse_settings), *map(parse_assignment, assignments), _given(flags)]
+    values = merge(layers)
+    if "model" not in values:
+        raise UsageError(
+            "render: which model?", hint="for example: penstock render org/name --bucket gs://bucket/prefix"
+        )
+    settings = make_settings(values, what=str(path) if path else "settings")
+    check_settings(settings)
+    inspection = _inspect(settings, facts)
+    if "served_name" not in values and (repo := inspection["origin"].get("repo")):
+        settings = make_settings({**values, "served_name": repo}, what=str(path) if path else "settings")
+    for text in (*inspection["warnings"], *inspection["problems"]):
+        out.say(f"warning: {printable(text)}")
+    return Context(settings=settings, model=model_facts(inspection), placement=place(settings, inspection))
+
+
+def _read_settings(path: Path | None, parse: Any) -> Mapping[str, Any]:
+    if path is None:
+        return {}
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such file", hint="-f names a settings file; without it flags are enough") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not read as settings: {error}") from None
+    found: Mapping[str, Any] = parse(text, variables=os.environ, what=str(path))
+    return found
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that were given: without None, and without sections that hold nothing else."""
+    given = {key: _given(value) if isinstance(value, Mapping) else value for key, value in flags.items()}
+    return {key: value for key, value in given.items() if value is not None and value != {}}
+
+
+def _inspect(settings: Settings, path: Path | None) -> Mapping[str, Any]:
+    """What `penstock inspect --json` says of the model: read from a file, or asked now."""
+    if path is not None:
+        return _read_facts(path)
+    from penstock import api
+
+    return api.inspect(settings.model).as_json()
+
+
+def _read_facts(path: Path) -> Mapping[str, Any]:
+    import json
+
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such file", hint="penstock inspect REF --json > FILE makes one") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not read as facts: {error}") from None
+    shape = {"origin": dict, "facts": dict, "files": list, "warnings": list, "problems": list}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in shape.items()):
+        raise UsageError(f"{path} holds no facts of a model", hint="penstock inspect REF --json > FILE makes some")
+    return found
+
+
+def _render(made: Context, folder: Path | None, out: Output, *, force: bool) -> None:
+    from penstock.deploy.render.combinations import warnings
+    from penstock.deploy.render.files import render as render_files
+    from penstock.deploy.render.files import write_files, write_stream
+
+    files = render_files(made)
+    notes = warnings(made)
+    for note in notes:
+        out.say(f"warning: {printable(note)}")
+    texts = write_files(files, made.settings)
+    if folder is not None:
+        _write(texts, folder, force=force)
+    if out.json:
+        out.object(_as_json(files, texts, made, notes))
+    elif folder is None:
+        out.data(write_stream(files, made.settings).rstrip("\n"))
+    else:
+        for name in texts:
+            out.data(str(folder / name))
+
+
+def _as_json(files: Sequence[File], texts: Mapping[str, str], made: Context, notes: Sequence[str]) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "settings": made.settings.model_dump(mode="json"),
+        "placement": dataclasses.asdict(made.placement),
+        "warnings": list(notes),
+        "objects": [document for file in files for document in file.objects],
+        "files": dict(texts),
+    }
+
+
+def _write(texts: Mapping[str, str], folder: Path, *, force: bool) -> None:
+    """Each file whole or not at all; files of an earlier rendering that are no more go."""
+    from penstock.deploy.render.folder import plan_folder
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {path.name: _first_line(path) for path in folder.iterdir() if path.is_file()}
+        gone = plan_folder(texts, found, folder=str(folder), force=force)
+        for name, text in texts.items():
+            temporary = folder / f".{name}.{os.getpid()}"
+            temporary.write_text(text)
+            if name.endswith(".sh"):
+                temporary.chmod(0o755)
+            temporary.replace(folder / name)
+        for name in gone:
+            (folder / name).unlink()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error}", hint="-o names a folder of yours") from None
+
+
+def _first_line(path: Path) -> str:
+    with path.open(errors="replace") as file:
+        return file.readline(500)
