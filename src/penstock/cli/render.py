@@ -36,31 +36,46 @@ def render(
     bucket: Annotated[
         str | None, typer.Option("--bucket", metavar="REF", help="Where servers read the model, if not where it is.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Of every object; made from the model's.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of every object; made from the model's.")
+    ] = None,
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Of every object; default: default.")
+        str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Of every object; default: default.")
     ] = None,
     platform: Annotated[
-        str | None, typer.Option("--platform", help="gke-autopilot, gke-standard, eks or kubernetes.")
+        str | None, typer.Option("--platform", metavar="NAME", help="gke-autopilot, gke-standard, eks or kubernetes.")
     ] = None,
     delivery: Annotated[
-        str | None, typer.Option("--delivery", help="How weights reach the server: stream, fuse, pvc, disk or hub.")
+        str | None,
+        typer.Option("--delivery", metavar="WAY", help="How weights reach the server: stream, fuse, pvc, disk or hub."),
     ] = None,
     loader: Annotated[
-        str | None, typer.Option("--loader", help="For stream: penstock, runai_streamer or runai_streamer_sharded.")
+        str | None,
+        typer.Option(
+            "--loader", metavar="NAME", help="For stream: penstock, runai_streamer or runai_streamer_sharded."
+        ),
     ] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="deployment, lws or rayservice.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="deployment, lws or rayservice.")] = None,
     expose: Annotated[
-        str | None, typer.Option("--expose", help="none, ingress, gateway or inference; inside the network by default.")
+        str | None,
+        typer.Option(
+            "--expose", metavar="WAY", help="none, ingress, gateway or inference; inside the network by default."
+        ),
     ] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", help="nvidia-l4, for example.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="nvidia-l4, for example.")] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="In one pod; default: as many as are needed.")
+        int | None, typer.Option("--gpus", metavar="N", min=1, help="In one pod; default: as many as are needed.")
     ] = None,
-    machine: Annotated[str | None, typer.Option("--machine", help="g2-standard-12, for example.")] = None,
-    replicas: Annotated[int | None, typer.Option("--replicas", min=1, help="Servers; default: 1.")] = None,
-    context: Annotated[int | None, typer.Option("--context", min=1, help="Tokens that one request may have.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Such requests at once.")] = None,
+    machine: Annotated[
+        str | None, typer.Option("--machine", metavar="NAME", help="g2-standard-12, for example.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", metavar="N", min=1, help="Servers; default: 1.")] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", metavar="N", min=1, help="Tokens that one request may have.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", metavar="N", min=1, help="Such requests at once.")
+    ] = None,
     spot: Annotated[
         bool | None, typer.Option("--spot/--on-demand", help="Cheap nodes that may go at any time.")
     ] = None,
@@ -68,7 +83,7 @@ def render(
         str | None, typer.Option("--kubernetes", metavar="VERSION", help="Of the cluster: 1.35.1-gke.1616000.")
     ] = None,
     registry: Annotated[
-        str | None, typer.Option("--registry", help="Of penstock's images: `make image` fills it.")
+        str | None, typer.Option("--registry", metavar="HOST/PATH", help="Of penstock's images: `make image` fills it.")
     ] = None,
     facts: Annotated[
         Path | None,
@@ -82,7 +97,7 @@ def render(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Manifests that serve a model on Kubernetes, as YAML on stdout or as files in a folder.
+    """Manifests that serve a model on Kubernetes, on stdout or as files.
 
     Facts come from the model's metadata; the bucket is only named, so that no cloud is asked. Every knob is a key of
     the settings file; flags are short for those most used. What cannot work is refused, with what would.
