@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from penstock.deploy.sections import Section
+from penstock.deploy.fields import Section
 from penstock.errors import UsageError
 from penstock.units import GiB, MiB
 

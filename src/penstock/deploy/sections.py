@@ -5,60 +5,23 @@ None means: computed from the model, the machine and the platform.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from penstock.deploy.names import check_name
-from penstock.units import parse_size
-
-
-class Section(BaseModel):
-    """Frozen; a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _size(text: str) -> str:
-    if parse_size(text) == 0:
-        raise ValueError("0 bytes")
-    return text
-
-
-def _name(text: str) -> str:
-    return check_name(text)
-
-
-def _zone(text: str) -> str:
-    if not re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", text):
-        raise ValueError(f"{text!r} is not a zone or region; write for example us-central1-a")
-    return text
-
-
-def _image(text: str) -> str:
-    """Pinned: a moving image is another server tomorrow. Raises ValueError."""
-    repository, at, digest = text.partition("@")
-    tag = repository.rpartition("/")[2].partition(":")[2]
-    if at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise ValueError(f"{text!r}: a digest is sha256: and 64 hexadecimal digits")
-    if not at and (not tag or tag in ("latest", "nightly", "main", "stable")):
-        raise ValueError(f"{text!r} names no version; write repository:tag or repository@sha256:…")
-    if re.search(r"[^\w./:@-]", text):
-        raise ValueError(f"{text!r} is not an image")
-    return text
-
-
-Size = Annotated[str, AfterValidator(_size)]
-"""`24Gi`, `1.5GB`."""
-Name = Annotated[str, AfterValidator(_name)]
-Zone = Annotated[str, AfterValidator(_zone)]
-Image = Annotated[str, AfterValidator(_image)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-# What stands in a shell script, an IAM member or a resource's path.
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.:/@+=-]*$", max_length=255)]
-ProjectId = Annotated[str, Field(pattern=r"^([a-z][a-z0-9.]*:)?[a-z][-a-z0-9]{4,28}[a-z0-9]$")]
+from penstock.deploy.fields import (
+    Count,
+    Image,
+    Name,
+    Port,
+    ProjectId,
+    Section,
+    Size,
+    Word,
+    Zone,
+    check_argument,
+    check_variable,
+)
 
 
 class Cloud(Section):
@@ -67,12 +30,15 @@ class Cloud(Section):
     project: ProjectId | None = None
     """Google Cloud project id."""
     project_number: Annotated[str, Field(pattern=r"^\d{6,}$", coerce_numbers_to_str=True)] | None = None
+    """Google Cloud project number, which IAM names identities with; the runbook asks for it."""
     account: Annotated[str, Field(pattern=r"^\d{12}$", coerce_numbers_to_str=True)] | None = None
     """AWS account id."""
     region: Zone | None = None
+    """Of the cluster: us-central1, us-west-2."""
     zones: tuple[Zone, ...] = ()
     """Zones with the GPU; of disks and of caches."""
     cluster: Name | None = None
+    """Its name."""
     bucket_location: Zone | None = None
     """Where the bucket lies; the region where it is not said."""
 
@@ -87,30 +53,44 @@ class Server(Section):
     nodes: Count | None = None
     """Pods that make one server: the pipeline parallel size."""
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = None
+    """What nodes are: g2-standard-12, g6.2xlarge; the cheapest that fits."""
     replicas: Count = 1
+    """Servers, while nothing scales them."""
     max_model_len: Count | None = None
+    """Tokens that a request may have, prompt and answer; what the memory has room for."""
     context: Count | None = None
     """Tokens that one request may have, for sizing; max_model_len follows from it."""
     concurrency: Count = 1
     """Requests of that length at once, for sizing."""
     max_num_seqs: Count | None = None
+    """Requests that the engine works on at once."""
     max_num_batched_tokens: Count | None = None
+    """Tokens that the engine works on in one step."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.95)] | None = None
+    """Share of the GPU's memory that the engine takes."""
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = "auto"
+    """Of weights and activations; half where the GPU has no bfloat16."""
     kv_cache_dtype: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "auto"
+    """fp8 halves the cache."""
     enforce_eager: bool = False
+    """No CUDA graphs: starts faster, serves slower."""
     trust_remote_code: bool = False
+    """Code of the model's repository may run in the server."""
     port: Port = 8000
+    """That the engine and its Service listen on."""
     cpu: Annotated[float, Field(gt=0)] | None = None
+    """Processors that a pod asks for."""
     memory: Size | None = None
+    """Host memory of a pod; what loading takes, or the node's share."""
     shm: Size | None = None
+    """Of /dev/shm."""
     startup_s: Count | None = None
     """How long a start may take before the pod is given up."""
     grace_s: Annotated[int, Field(ge=15, le=3600)] = 120
     """Of the longest answer: what SIGTERM leaves a pod."""
     args: tuple[str, ...] = ()
     """More arguments for the engine."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default_factory=dict)
     """More variables for the engine; of VARIABLES only, and never a secret."""
 
     @field_validator("env")
@@ -128,67 +108,21 @@ class Server(Section):
         return args
 
 
-# Prefixes of variables that engines and transports are tuned by. Anything else belongs into an image or a Secret.
-VARIABLES: Final = (
-    "VLLM_", "HF_HUB_", "HF_XET_", "NCCL_", "RUNAI_STREAMER_", "PENSTOCK_", "RAY_", "TORCH_", "TORCHINDUCTOR_", "CUDA_",
-    "OMP_", "UCX_", "GLOO_", "PYTORCH_", "TRITON_", "FI_", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_CA_BUNDLE", "AWS_EC2_METADATA_DISABLED", "AZURE_STORAGE_ACCOUNT_NAME", "HF_ENDPOINT", "HTTP_PROXY",
-    "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH", "TZ",
-)  # fmt: skip
-_SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY|ACCESS_KEY|PRIVATE")
-_GONE: Final = {
-    "HF_HUB_ENABLE_HF_TRANSFER": "huggingface_hub 1.0 removed it; HF_XET_HIGH_PERFORMANCE=1",
-    "VLLM_USE_V1": "there is no other engine any more; leave it out",
-    "VLLM_PORT": "it is the engine's internal port; server.port",
-}
-_OURS: Final = frozenset(
-    {
-        "model", "served-model-name", "port", "host", "load-format", "model-loader-extra-config", "revision",
-        "tensor-parallel-size", "tp", "pipeline-parallel-size", "pp", "nnodes", "node-rank", "master-addr", "headless",
-        "max-model-len", "max-num-seqs", "max-num-batched-tokens", "gpu-memory-utilization", "dtype", "kv-cache-dtype",
-        "enforce-eager", "trust-remote-code", "safetensors-load-strategy",
-    }
-)  # fmt: skip
-
-
-def check_variable(name: str, value: str) -> None:
-    """Raises ValueError unless a rendered file may hold this variable with this value."""
-    if name in _GONE:
-        raise ValueError(f"{name}: {_GONE[name]}")
-    if _SECRET.search(name):
-        raise ValueError(
-            f"{name} sounds like a secret; files hold none: make a Secret and name it (token, expose.api_key)"
-        )
-    if not name.startswith(VARIABLES) or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-        raise ValueError(f"{name} is not among the variables an engine is tuned by: {', '.join(VARIABLES)}")
-    if "${" in value or "$(" in value:
-        raise ValueError(f"{name}: Kubernetes does not expand {value!r}; write the value")
-
-
-def check_argument(arg: str) -> None:
-    """Raises ValueError for an argument of the engine that is gone, is set by another key, or is a secret."""
-    flag = arg.partition("=")[0].lstrip("-").replace("_", "-")
-    if not arg.startswith("-"):
-        return
-    if flag in ("disable-log-requests", "no-enable-log-requests"):
-        raise ValueError(f"{arg}: vLLM removed it; requests are not logged unless asked for")
-    if flag == "api-key":
-        raise ValueError(f"{arg}: arguments are no place for a secret; expose.api_key names a Secret")
-    if flag in _OURS or arg == "-tp":
-        raise ValueError(f"{arg}: this is set from a key of its own (see server, loader)")
-
-
 class Images(Section):
     """Where the containers come from. Pinned by tag or digest."""
 
     registry: Annotated[str, Field(pattern=r"^[a-z0-9][\w./:-]*$")] | None = None
     """Holds penstock, penstock-vllm and penstock-ray (`make image`)."""
     server: Image | None = None
+    """The engine: vllm/vllm-openai, or penstock-vllm where penstock loads."""
     penstock: Image | None = None
+    """Of Jobs and init containers."""
     ray: Image | None = None
+    """Of Ray's head and workers."""
     picker: Image = "registry.k8s.io/gateway-api-inference-extension/epp:v1.4.0"
     """Endpoint picker of an InferencePool. 1.5.0 calls servers without LoRA unhealthy: they lack a metric it wants."""
     pull_secret: Name | None = None
+    """For a private registry; of type kubernetes.io/dockerconfigjson."""
 
 
 class Identity(Section):
@@ -207,6 +141,7 @@ class Identity(Section):
     role_arn: Annotated[str, Field(pattern=r"^arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+$")] | None = None
     """EKS: the reading role, by IRSA. Without it: Pod Identity."""
     copy_role_arn: Annotated[str, Field(pattern=r"^arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+$")] | None = None
+    """EKS: the writing role, by IRSA."""
     credentials_secret: Name | None = None
     """Where the platform has no identity: a Secret with the key credentials, a file as the cloud's SDK reads it."""
     hmac_secret: Name | None = None
@@ -217,7 +152,9 @@ class Token(Section):
     """Of the Hub, for gated and private models; a Secret that exists."""
 
     secret: Name = "hf-token"  # noqa: S105  a name
+    """Its name."""
     key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$")] = "token"
+    """The key in it."""
 
 
 class Transfer(Section):
@@ -228,18 +165,25 @@ class Transfer(Section):
     memory: Size = "640Mi"
     """Whatever the model's size: 256 MiB of buffers, 110 MiB for the process, the rest for sockets."""
     buffers: Size = "256MiB"
+    """Of penstock copy and pull: --memory."""
     cpu: Annotated[float, Field(gt=0)] = 2
+    """Processors; sha256 takes half of one a GB/s."""
     machine_families: tuple[Annotated[str, Field(pattern=r"^[a-z0-9]+$")], ...] = ("c3", "c4", "n2")
     """Preferred, not required; GKE only."""
     lanes: Count | None = None
+    """Connections at once; as many as make it faster."""
     max_rate: Size | None = None
     """Bytes a second."""
     versioned: bool = False
+    """Into PREFIX/COMMIT/, with a pointer to the latest."""
     include: tuple[str, ...] = ()
+    """Only files that match."""
     exclude: tuple[str, ...] = ()
+    """No files that match."""
     keep_s: Annotated[int, Field(ge=0)] = 86_400
     """How long the finished Job and its log stay."""
     attempts: Count = 6
+    """Pods that are tried; each goes on where the last one was."""
 
 
 class Fuse(Section):
@@ -252,11 +196,15 @@ class Fuse(Section):
     cache_size: Size | None = None
     """The weights and a tenth more."""
     sidecar_memory: Size = "2Gi"
+    """Of the driver's container."""
     sidecar_cpu: Annotated[float, Field(gt=0)] = 1
+    """Of the driver's container."""
     sidecar_disk: Size = "5Gi"
+    """Of the driver's container."""
     load_strategy: Literal["auto", "lazy", "eager", "prefetch"] = "auto"
     """Of safetensors; auto: prefetch."""
     mount_options: tuple[Annotated[str, Field(pattern=r"^[\w:=.-]+$")], ...] = ()
+    """More of them, as the driver spells them."""
 
 
 class Pvc(Section):
@@ -267,6 +215,7 @@ class Pvc(Section):
     disk_type: Word | None = None
     """Of the class that is made: hyperdisk-balanced, pd-balanced, pd-ssd; gp3."""
     size: Size | None = None
+    """The weights and a tenth more."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] | None = None
     """None: ReadWriteOnce while one pod is all, else ReadWriteMany."""
 
@@ -277,11 +226,13 @@ class Disk(Section):
     source: Literal["auto", "populator", "existing", "snapshot", "image"] = "auto"
     """auto: populator on GKE, existing on EKS, image elsewhere."""
     type: Literal["hyperdisk-ml", "pd-balanced", "pd-ssd", "hyperdisk-balanced"] = "hyperdisk-ml"
+    """Of a Google Cloud disk."""
     name: Word | None = None
     """Of the disk (GCE) or of the volume (vol-…); `<name>-weights`."""
     snapshot: Word | None = None
     """Name (GCE) or id (snap-…)."""
     size: Size | None = None
+    """The weights and a tenth more."""
     throughput_mib: Count = 2400
     """Provisioned, MiB/s, shared by all who read."""
     path: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$|^$")] = ""
@@ -294,19 +245,25 @@ class Hub(Section):
     """The baseline: the engine downloads from the Hub at each start."""
 
     volume: Literal["auto", "emptyDir", "ephemeral"] = "auto"
+    """Where downloads go; auto: ephemeral on Autopilot, whose nodes have little disk."""
     storage_class: Name | None = None
+    """Of the ephemeral volume; the cluster's default."""
     size: Size | None = None
+    """The weights and a tenth more."""
 
 
 class Expose(Section):
     """How requests come in from outside the cluster."""
 
     by: Literal["none", "ingress", "gateway", "inference"] = "none"
+    """Ingress, Gateway, or Gateway with an InferencePool."""
     host: (
         Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
         | None
     ) = None
+    """The name that clients ask: llm.example.com."""
     internal: bool = True
+    """Only from inside the network."""
     class_name: Name | None = None
     """Of the Gateway or Ingress."""
     static_ip: Name | None = None
@@ -323,9 +280,11 @@ class Scaling(Section):
     """How many replicas."""
 
     min: Annotated[int, Field(ge=0)] = 1
+    """0: none while nobody asks."""
     max: Count | None = None
     """None: server.replicas, no scaling."""
     metric: Literal["num_requests_waiting", "num_requests_running"] = "num_requests_waiting"
+    """Of vLLM, that decides."""
     target: Annotated[float, Field(gt=0)] = 4
     """Of each replica."""
     by: Literal["auto", "hpa", "keda"] = "auto"
@@ -335,6 +294,7 @@ class Scaling(Section):
     wake_query: str | None = None
     """PromQL above 0 while somebody waits; for min 0: a server that is not there has no metrics."""
     cooldown_s: Count = 600
+    """Before the last replica goes."""
 
     @model_validator(mode="after")
     def _check(self) -> Scaling:
@@ -349,34 +309,48 @@ class Capacity(Section):
     """What nodes, and what when there are none."""
 
     spot: bool = False
+    """Cheap nodes that may go at any time."""
     on_demand_fallback: bool = True
     """With spot: on-demand nodes when there are no spot ones, where a class or pool of ours can say so."""
     node_class: bool | None = None
     """Make a ComputeClass (GKE) or a NodePool (Karpenter). None: with spot and its fallback."""
     reservation: Name | None = None
+    """Nodes that are paid for already: tried first."""
     flex_start: bool = False
+    """Google Cloud: nodes that are waited for, for seven days at most; tried last."""
     max_nodes: Count = 4
+    """Of the pool."""
     pool: Name | None = None
     """Node pool of the runbook; `gpu-pool`."""
     local_ssds: Annotated[int, Field(ge=0, le=24)] = 0
+    """Of each node of the runbook's pool."""
     driver: Literal["latest", "default"] = "latest"
+    """Of the GPU; the default one is too old for CUDA 13."""
 
 
 class Setup(Section):
     """What the runbook makes beside the manifests."""
 
     create_cluster: bool = True
+    """The runbook makes the cluster."""
     create_bucket: bool = True
+    """The runbook makes the bucket."""
     rapid_cache: bool = False
+    """A zonal cache before the bucket."""
     rapid_cache_ttl: Annotated[str, Field(pattern=r"^[1-7]d$")] = "7d"
+    """How long what nobody reads stays in it."""
     hmac: bool = False
+    """Keys for Google Cloud Storage by its S3 interface."""
     chat: Literal["none", "gke", "cloud-run"] = "none"
+    """A page to talk to the model."""
     smoke_tokens: Count = 250
+    """Of the answer that smoke.sh asks for."""
 
 
 class KServe(Section):
     """A ClusterStorageContainer with which KServe pulls by penstock."""
 
     enabled: bool = False
+    """It is rendered."""
     prefixes: tuple[Annotated[str, Field(pattern=r"^(hf|gs|s3|az)://")], ...] = ()
     """None: the model's bucket."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from penstock.deploy import sections
+from penstock.deploy.fields import Section
 from penstock.deploy.names import check_bucket, check_name, check_namespace, name_from
-from penstock.deploy.sections import Section
 from penstock.deploy.yaml_text import read_yaml, write_yaml
 from penstock.errors import UsageError
 from penstock.ref import Ref, parse_ref
@@ -36,19 +36,29 @@ class Settings(Section):
     """One deployment. `model` is where it comes from; `bucket` where servers read it, if that is another place."""
 
     model: str
+    """Where it comes from: hf://org/name, gs://bucket/prefix, s3://…, az://…"""
     bucket: str | None = None
-    name: Annotated[str, Field(description="of every object, with a suffix")]
+    """Where servers read it; where it comes from, if that is a bucket."""
+    name: str
+    """Of every object, with a suffix; made from the model's."""
     served_name: Annotated[str, Field(pattern=r"^[\w./:-]+$", max_length=200)]
+    """What clients call the model; its name on the Hub."""
     namespace: str = "default"
-    labels: Annotated[dict[str, str], Field(default_factory=dict)]
+    """Made, if it is not `default`."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """More of them, on everything."""
     platform: Platform = "gke-autopilot"
+    """Where the cluster runs."""
     kubernetes: Annotated[
         str, Field(pattern=r"^1\.\d{2}(\.\d+(-gke\.\d+|-eks-\w+)?)?$", coerce_numbers_to_str=True)
     ] = "1.34"
     """Version of the cluster, `1.35` or `1.35.1-gke.1616000`: newer ones can do more."""
     delivery: Delivery = "stream"
+    """How weights reach the server."""
     loader: Loader = "penstock"
+    """For stream: who reads."""
     kind: Kind = "deployment"
+    """What runs the pods."""
     cloud: sections.Cloud = sections.Cloud()
     server: sections.Server = sections.Server()
     images: sections.Images = sections.Images()

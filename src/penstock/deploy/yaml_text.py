@@ -60,6 +60,8 @@ def read_yaml(text: str, *, what: str) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f"{what}, line {mark.line + 1}" if mark is not None else what
         raise UsageError(f"{where}: {getattr(error, 'problem', None) or error}") from None
+    except (RecursionError, ValueError) as error:  # brackets without end; a date that the calendar lacks
+        raise UsageError(f"{what}: {'too deep' if isinstance(error, RecursionError) else error}") from None
 
 
 def write_yaml(documents: Iterable[Mapping[str, Any]]) -> str:
