@@ -138,6 +138,15 @@ def test_render_reads_facts_of_a_folder_for_a_bucket_that_is_only_named(
 REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-l5"], "nvidia-l5", "nvidia-l4"),
     (
+        ["--gpu", "nvidia-tesla-t4", "--machine", "g2-standard-8"],
+        "has nvidia-l4, not nvidia-tesla-t4",
+        "--gpu nvidia-l4",
+    ),
+    (["--gpu", "nvidia-a10g"], "gke-autopilot has no machine with nvidia-a10g", "nvidia-l4"),
+    (["--gpu", "nvidia-l4", "--machine", "g6.xlarge"], "not on gke-autopilot", "g2-standard"),
+    (["--gpu", "nvidia-l4", "--machine", "g2-standard-9"], "g2-standard-9", "--catalog"),
+    (["--gpu", "nvidia-l4", "--gpus", "16"], "16 GPUs in one pod", "--kind lws"),
+    (
         ["--gpu", "nvidia-l4", "--platform", "kubernetes", "--delivery", "fuse"],
         "no driver",
         "stream, pvc, disk and hub",
@@ -226,6 +235,31 @@ EMPTY = {"origin": {}, "files": [{"path": 1}, 7], "facts": {"weight_bytes": "1"}
 def test_facts_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "facts.json").write_text(text)
     assert run(["render", "a/b", "--facts", str(tmp_path / "facts.json"), "--gpu", "nvidia-l4"]) == 2
+
+
+def test_a_model_that_fits_nowhere_is_refused(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(facts.read_text())
+    found["facts"]["weight_bytes"] = 700 * 10**9
+    facts.write_text(json.dumps(found))
+    render(facts, "gs://bucket/m", expect=2)
+    assert "nvidia-l4" in capsys.readouterr().err
+
+
+def test_a_gpu_without_bfloat16_serves_in_half_precision(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["render", "gs://bucket/m", "--facts", str(facts), "--gpu", "t4", "--platform", "gke-standard", "--json"]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    args = rendering.one(found["objects"], "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--dtype=half", "--tensor-parallel-size=2"} <= set(args)
+    assert found["placement"]["machine"].startswith("n1-")
+
+
+def test_a_catalogue_of_ones_own_adds_machines(facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[machines.box]\ncloud = "other"\ngpu = "nvidia-l4"\ngpus = 3\ncpus = 64\nmemory_gib = 256\n')
+    render(facts, "gs://bucket/m", "--platform", "kubernetes", "--machine", "box", "--catalog", str(path), "--json")
+    assert json.loads(capsys.readouterr().out)["placement"]["machine_gpus"] == 3
+    render(facts, "gs://bucket/m", "--catalog", str(tmp_path / "no.toml"), expect=5)
 
 
 def test_a_bucket_elsewhere_is_warned_of(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:

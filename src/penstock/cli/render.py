@@ -13,6 +13,7 @@ from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable
 from penstock.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from penstock.deploy.catalog import Catalog
     from penstock.deploy.render.files import File
     from penstock.deploy.render.inputs import Context
     from penstock.deploy.settings import Settings
@@ -89,6 +90,10 @@ def render(
         Path | None,
         typer.Option("--facts", metavar="FILE", help="What `penstock inspect REF --json` printed: nothing is asked."),
     ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option("--catalog", metavar="FILE", help="GPUs, machines and prices over those that are known."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="One file a purpose, and the settings.")
     ] = None,
@@ -125,12 +130,17 @@ def render(
                 "concurrency": concurrency,
             },
         }
-        made = _context(settings, assignments or (), flags, facts, out)
+        made = _context(settings, assignments or (), flags, facts, catalog, out)
         _render(made, output, out, force=force)
 
 
 def _context(
-    path: Path | None, assignments: Sequence[str], flags: Mapping[str, Any], facts: Path | None, out: Output
+    path: Path | None,
+    assignments: Sequence[str],
+    flags: Mapping[str, Any],
+    facts: Path | None,
+    catalog: Path | None,
+    out: Output,
 ) -> Context:
     """Settings from file, `--set` and flags, in rising order; then the model's facts, and a place for it."""
     from penstock.deploy.place import model_facts, place
@@ -151,7 +161,23 @@ def _context(
         settings = make_settings({**values, "served_name": repo}, what=str(path) if path else "settings")
     for text in (*inspection["warnings"], *inspection["problems"]):
         out.say(f"warning: {printable(text)}")
-    return Context(settings=settings, model=model_facts(inspection), placement=place(settings, inspection))
+    model = model_facts(inspection)
+    return Context(settings=settings, model=model, placement=place(settings, model, inspection, _read_catalog(catalog)))
+
+
+def _read_catalog(path: Path | None) -> Catalog:
+    from penstock.deploy.catalog import load_catalog
+
+    if path is None:
+        return load_catalog()
+    try:
+        return load_catalog((str(path), path.read_text()))
+    except FileNotFoundError:
+        raise NotFound(
+            f"{path}: no such file", hint="--catalog names a file over the catalogue that comes with penstock"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not read as a catalogue: {error}") from None
 
 
 def _read_settings(path: Path | None, parse: Any) -> Mapping[str, Any]:

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
 
-from penstock.deploy.render.inputs import Model, Placement
+from penstock.deploy.catalog import Catalog, Gpu, Machine
+from penstock.deploy.render.inputs import Model, Placement, quantity
 from penstock.deploy.settings import Settings
 from penstock.errors import UsageError
-
-
-class Gpu(NamedTuple):
-    """`ray`: its name among Ray's accelerator types. `product`: NVIDIA's feature discovery's. `half`: no bfloat16."""
-
-    ray: str
-    product: str
-    half: bool = False
-
-
-# By the value of the label cloud.google.com/gke-accelerator.
-GPUS: Final[Mapping[str, Gpu]] = {
-    "nvidia-tesla-t4": Gpu("T4", "Tesla-T4", half=True),
-    "nvidia-l4": Gpu("L4", "NVIDIA-L4"),
-    "nvidia-a10g": Gpu("A10G", "NVIDIA-A10G"),
-    "nvidia-l40s": Gpu("L40S", "NVIDIA-L40S"),
-    "nvidia-tesla-a100": Gpu("A100-40G", "NVIDIA-A100-SXM4-40GB"),
-    "nvidia-a100-80gb": Gpu("A100-80G", "NVIDIA-A100-SXM4-80GB"),
-    "nvidia-h100-80gb": Gpu("H100", "NVIDIA-H100-80GB-HBM3"),
-    "nvidia-h100-mega-80gb": Gpu("H100", "NVIDIA-H100-80GB-HBM3"),
-    "nvidia-h200-141gb": Gpu("H200", "NVIDIA-H200"),
-    "nvidia-b200": Gpu("B200", "NVIDIA-B200"),
-    "nvidia-rtx-pro-6000": Gpu("RTX-PRO-6000", "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition"),
-}
 
 
 def model_facts(inspection: Mapping[str, object]) -> Model:
@@ -61,25 +37,69 @@ def model_facts(inspection: Mapping[str, object]) -> Model:
     )
 
 
-def place(settings: Settings, inspection: Mapping[str, object]) -> Placement:
-    """The machine that the settings name. Raises UsageError without a GPU, or with one that nobody knows."""
+def place(settings: Settings, model: Model, inspection: Mapping[str, object], catalog: Catalog) -> Placement:
+    """The GPU that the settings name, as many of it as hold the weights, on the machine they name or the cheapest.
+
+    Raises UsageError without a GPU, for one that the platform does not have, and for machines that have another.
+    """
     server = settings.server
     if server.gpu is None:
-        raise UsageError("render: on which GPU?", hint=f"--gpu {', '.join(GPUS)}")
-    if server.gpu not in GPUS:
-        raise UsageError(f"--gpu {server.gpu} is not known", hint=f"known: {', '.join(GPUS)}")
-    gpu = GPUS[server.gpu]
+        raise UsageError(
+            "render: on which GPU?", hint="--gpu nvidia-l4, for example; `penstock plan` says which will do"
+        )
+    gpu = catalog.find_gpu(server.gpu)
+    offered = catalog.machines_on(settings.platform, gpu)
+    gpus = server.gpus or _fewest(model, gpu, offered, nodes=server.nodes or 1)
+    machine = _machine(settings, gpu, gpus, offered, catalog)
     context = _mapping(inspection, "facts").get("context_length")
+    known = None if machine.any_node else machine
+    chosen = known is not None and (settings.platform != "gke-autopilot" or server.machine is not None)
     return Placement(
-        gpu=server.gpu,
-        gpus=server.gpus or 1,
+        gpu=gpu.name,
+        gpus=gpus,
         nodes=server.nodes or 1,
-        machine=server.machine,
+        machine=known.type or known.name if known and chosen else None,
+        machine_gpus=machine.gpus if chosen else None,
+        machine_cpu=machine.pod_cpus if chosen else None,
+        machine_memory_bytes=machine.pod_memory_bytes if chosen else None,
         max_model_len=server.context or (context if type(context) is int else None),
-        dtype="half" if gpu.half else "auto",
+        dtype="auto" if gpu.bf16 else "half",
         ray_accelerator=gpu.ray,
         product=gpu.product,
     )
+
+
+def _fewest(model: Model, gpu: Gpu, offered: Sequence[Machine], *, nodes: int) -> int:
+    """GPUs of one pod that hold the weights and a fifth more: no measure of what a context takes."""
+    counts = sorted({machine.gpus for machine in offered})
+    for gpus in counts:
+        if model.weight_bytes * 1.2 <= 0.9 * gpu.usable_bytes * gpus * nodes:
+            return gpus
+    raise UsageError(
+        f"{quantity(model.weight_bytes)} of weights fit on no machine with {gpu.name}",
+        hint="a larger --gpu, or server.nodes=2 with --kind lws; `penstock plan` says which will do",
+    )
+
+
+def _machine(settings: Settings, gpu: Gpu, gpus: int, offered: Sequence[Machine], catalog: Catalog) -> Machine:
+    name = settings.server.machine
+    if name is None:
+        large = [machine for machine in offered if machine.gpus >= gpus]
+        if not large:
+            most = max(machine.gpus for machine in offered)
+            raise UsageError(
+                f"{gpus} GPUs in one pod: {settings.platform} has machines with {most} of {gpu.name} at most",
+                hint=f"--gpus {most}, and server.nodes with --kind lws",
+            )
+        return min(large, key=lambda machine: (machine.gpus, machine.cpus or 0))
+    machine = catalog.find_machine(name)
+    if machine.gpu != gpu.name:
+        raise UsageError(f"--machine {name} has {machine.gpu}, not {gpu.name}", hint=f"--gpu {machine.gpu}")
+    if machine not in offered:
+        raise UsageError(
+            f"--machine {name} is not on {settings.platform}", hint=f"one of {', '.join(each.name for each in offered)}"
+        )
+    return machine
 
 
 def _mapping(inspection: Mapping[str, object], key: str) -> Mapping[str, object]:
