@@ -21,7 +21,7 @@ from penstock.cache.layout import Snapshot
 from penstock.errors import AlreadyExists, NotFound, PenstockError, UsageError, VerificationFailed
 from penstock.model.manifest import MANIFEST_KEY, Manifest, ManifestFile, Origin, dump_manifest, parse_manifest
 from penstock.ref import OWN_FOLDER, Ref
-from penstock.stores.base import ObjectInfo, Reader, Upload
+from penstock.stores.base import ObjectInfo, Reader
 from penstock.stores.local.files import make_folders, sync_folder, write_new
 from penstock.stores.local.store import LocalStore
 from penstock.wire.file import file_identity, file_url, map_os_error
@@ -124,16 +124,6 @@ class CacheStore(LocalStore):
         if isinstance(source, KnownBlobs):
             return dataclasses.replace(info, key=key)
         return super().copy_object(source, info, key)
-
-    def begin_upload(self, key: str, *, size_bytes: int, part_bytes: int) -> Upload:
-        """As the contract says; the space is taken at once where the file system can, so that none runs out midway."""
-        upload = super().begin_upload(key, size_bytes=size_bytes, part_bytes=part_bytes)
-        try:
-            self.reserve(upload)
-        except BaseException:
-            self.abort_upload(upload)
-            raise
-        return upload
 
     def close(self) -> None:
         """Leave nothing empty behind."""

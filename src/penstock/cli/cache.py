@@ -150,7 +150,8 @@ def gc(
 ) -> None:
     """Remove what killed pulls left, and models not used lately.
 
-    Those not used for longest go first, as far as the bounds ask. A model that is pinned, open in a process, leased, or pulled within two minutes stays.
+    Those not used for longest go first, as far as the bounds ask. A model that is pinned, open in a process, leased, or
+    pulled within two minutes stays.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api

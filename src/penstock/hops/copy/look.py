@@ -89,6 +89,7 @@ def _plan(
         present={info.key: info for info in list_files(destination)},
         sibling=read_manifest(options.sibling) if options.sibling else None,
         server_side=source.ref.scheme == destination.ref.scheme,
+        trust_chunks=options.trust_chunks,
         force=options.force,
     )
 

@@ -16,15 +16,24 @@ BASE_MEMORY_BYTES = 110 * MiB  # interpreter, Hub client and one cloud SDK; meas
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """One file to move. `known`: what the source's manifest says of it, chunk by chunk, if there is one."""
+    """One file to move. `known`: what the source's manifest says of it, chunk by chunk, if there is one.
+
+    `trust_chunks`: its chunks' checksums are proof enough, and the whole is not hashed; only with `known`.
+    """
 
     source: ObjectInfo
     part_bytes: int
     known: ManifestFile | None = None
+    trust_chunks: bool = False
 
     @property
     def path(self) -> str:
         return self.source.key
+
+    @property
+    def given_sha256(self) -> str | None:
+        """The whole's digest, where it is taken from the manifest and not from the bytes."""
+        return self.known.sha256 if self.known and self.trust_chunks else None
 
     @property
     def size_bytes(self) -> int:
@@ -106,6 +115,7 @@ def plan_copy(
     present: Mapping[str, ObjectInfo] | None = None,
     sibling: Manifest | None = None,
     server_side: bool = False,
+    trust_chunks: bool = False,
     force: bool = False,
 ) -> CopyPlan:
     """Decide for each file: move, clone or keep.
@@ -114,7 +124,8 @@ def plan_copy(
     `begun`: what else it may have written.
     `present`: the destination's listing by key. A file is kept when one of the first two has the same digest and the
     third the same object; never when `force`. `sibling`: the version before, from which unchanged files are cloned.
-    `server_side`: source and destination can copy between them. Raises UsageError where the memory holds no part.
+    `server_side`: source and destination can copy between them. `trust_chunks`: see PlannedFile.
+    Raises UsageError where the memory holds no part.
     """
     there = {file.path: file for file in previous.files} if previous else {}
     there |= finished or {}
@@ -127,7 +138,12 @@ def plan_copy(
             keep.append(had)
             continue
         known = source_manifest.find(info.key) if source_manifest else None
-        planned = PlannedFile(source=info, part_bytes=part_bytes_for(info.size_bytes, properties), known=known)
+        planned = PlannedFile(
+            source=info,
+            part_bytes=part_bytes_for(info.size_bytes, properties),
+            known=known,
+            trust_chunks=trust_chunks and known is not None,
+        )
         cousin = sibling.find(info.key) if sibling and not force else None
         if cousin and _is_same(info, cousin):
             clone.append(PlannedClone(place="sibling", entry=cousin, fallback=planned))

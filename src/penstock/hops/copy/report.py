@@ -18,7 +18,8 @@ DEFAULT_MEMORY_BYTES: Final = 256 * MiB
 class Options:
     """How to copy. `memory_bytes`: the ring. `lanes`: None lets the pump find out. `max_bytes_per_s`: None is no limit.
 
-    `sibling`: the version before, in the same store, whose unchanged files need not be moved again.
+    `sibling`: the version before, in the same store, whose unchanged files need not be moved again. `trust_chunks`:
+    where the source has a manifest, the checksums of its chunks are proof enough, and files are not hashed whole.
     """
 
     include: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class Options:
     max_bytes_per_s: float | None = None
     force: bool = False
     sibling: Store | None = None
+    trust_chunks: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

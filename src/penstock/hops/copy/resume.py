@@ -35,7 +35,7 @@ def usable_states(
             and state.upload.key == file.path
             and state.upload.size_bytes == file.size_bytes
             and state.upload.part_bytes == file.part_bytes
-            and reopen_sha256(state.sha256_state or "") is not None
+            and reopen_sha256(state.sha256_state or "", file.given_sha256) is not None
             and _still_holds(store, state, dialer)
         ):
             with contextlib.suppress(UploadGone):

@@ -179,8 +179,9 @@ class FileTransfer:
     # -- digests
 
     def _begin_digests(self, state: FileState | None) -> None:
-        sha = reopen_sha256(state.sha256_state) if state and state.sha256_state else None
-        self._sha = sha or open_sha256()
+        given = self.plan.given_sha256
+        sha = reopen_sha256(state.sha256_state, given) if state and state.sha256_state else None
+        self._sha = sha or open_sha256(given)
         self._sha1 = None
         if self.plan.source.git_sha1 and not self.plan.source.sha256:
             self._sha1 = hashlib.sha1(b"blob %d\0" % self.plan.size_bytes, usedforsecurity=False)

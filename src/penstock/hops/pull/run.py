@@ -206,7 +206,7 @@ def _fill(pull: Pull, root: Path, began: float) -> PullReport:
 
 def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheStore) -> CopyReport | None:
     """Fill it, or wait until somebody else has; None where nothing is to be done, and so nothing need be written."""
-    snapshot, options = store.snapshot, pull.options
+    snapshot, options = store.snapshot, dataclasses.replace(pull.options, trust_chunks=True)
     there = is_complete(snapshot)
     if there is not None and _holds(there, model):
         return None
@@ -311,7 +311,8 @@ def run_pull_to(pull: Pull, store: LocalStore) -> PullReport:
         model = ask_source(reader, pull.options, Pace(give_up_s=PLAN_GIVE_UP_S, note=pull.observer.note))
         if folder.is_dir():
             check_names([info.key for info in model.files], folder)
-        report = run_copy(reader, store, pull.options, dialer=pull.dialer(), observer=pull.observer, model=model)
+        options = dataclasses.replace(pull.options, trust_chunks=True)
+        report = run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
         manifest = _flat_manifest(store, folder)
         if manifest is None:
             raise NotFound(f"{folder}: was complete, and is not any more", hint="run the same command again")

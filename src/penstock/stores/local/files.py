@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,6 +70,29 @@ def write_new(path: Path, data: bytes, *, size_bytes: int | None = None) -> None
             file.truncate(size_bytes)
         file.flush()
         os.fsync(file.fileno())
+
+
+def reserve(fd: int, size_bytes: int) -> None:
+    """Take the space now, so that none runs out midway, where the file system can; else do nothing. Raises OSError.
+
+    Not `posix_fallocate`, which writes into every block where the file system cannot.
+    """
+    allocate = _fallocate()
+    if allocate is not None and size_bytes and allocate(fd, 0, 0, size_bytes):
+        error = ctypes.get_errno()
+        if error in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error, os.strerror(error))
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):  # macOS
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
+    function.restype = ctypes.c_int
+    return function
 
 
 def create(temporary: Path, path: Path) -> None:

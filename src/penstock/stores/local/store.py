@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from penstock.stores.local.files import (
     exists,
     make_folders,
     remove,
+    reserve,
     sync_folder,
     write_new,
 )
@@ -203,7 +203,10 @@ class LocalStore:
     # Uploads.
 
     def begin_upload(self, key: str, *, size_bytes: int, part_bytes: int) -> Upload:
-        """As the contract says: a sparse file of the final size. Raises NoSpace with the numbers."""
+        """As the contract says: a file of the final size, its space taken at once where the file system can.
+
+        Raises NoSpace with the numbers.
+        """
         self.path(key)
         upload = Upload(key=key, id=uuid.uuid4().hex, size_bytes=size_bytes, part_bytes=part_bytes)
         part, facts = self._part_path(upload), self._facts_path(upload)
@@ -211,6 +214,8 @@ class LocalStore:
             self._in_folder(facts, lambda: write_new(facts, self._facts(upload)))
             self._check_space(facts.parent, size_bytes)
             self._in_folder(part, lambda: write_new(part, b"", size_bytes=size_bytes))
+            with self._part_file(upload) as fd:
+                reserve(fd, size_bytes)
             sync_folder(part.parent)
         except OSError as error:
             self.abort_upload(upload)
@@ -269,18 +274,6 @@ class LocalStore:
             self.abort_upload(taken)
             return upload
         return taken
-
-    def reserve(self, upload: Upload) -> None:
-        """Take the space of a whole upload now, where the file system can. Raises NoSpace."""
-        with self._part_file(upload) as fd:
-            try:
-                os.posix_fallocate(fd, 0, max(1, upload.size_bytes))
-                os.ftruncate(fd, upload.size_bytes)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-            except AttributeError:  # macOS
-                pass
 
     def abort_upload(self, upload: Upload) -> None:
         """As the contract says."""
