@@ -46,7 +46,8 @@ def render(facts: Path, *words: str, expect: int = 0) -> None:
 
 
 def test_render_prints_yaml_that_kubectl_takes(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    render(facts, "gs://bucket/model", "--delivery", "stream", "--platform", "gke-autopilot")
+    words = ["--registry", "registry.example.org/ours"]
+    render(facts, "gs://bucket/model", "--delivery", "stream", "--platform", "gke-autopilot", *words)
     printed = capsys.readouterr()
     found = list(yaml.safe_load_all(printed.out))
     assert {each["kind"] for each in found} == {"ServiceAccount", "Deployment", "Service", "PodDisruptionBudget"}
@@ -145,6 +146,7 @@ REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-a10g"], "gke-autopilot has no machine with nvidia-a10g", "nvidia-l4"),
     (["--gpu", "nvidia-l4", "--machine", "g6.xlarge"], "not on gke-autopilot", "g2-standard"),
     (["--gpu", "nvidia-l4", "--machine", "g2-standard-9"], "g2-standard-9", "--catalog"),
+    (["--gpu", "nvidia-l4", "--bucket", "az://models/x"], "of which account", "az://models@ACCOUNT/x"),
     (["--gpu", "nvidia-l4", "--gpus", "16"], "16 GPUs in one pod", "--kind lws"),
     (
         ["--gpu", "nvidia-l4", "--platform", "kubernetes", "--delivery", "fuse"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from penstock.deploy.render.images import PUBLISHED, registry
 from penstock.deploy.render.inputs import Context
 from penstock.deploy.settings import Settings
 from penstock.errors import UsageError
@@ -53,6 +54,8 @@ def _check_delivery(settings: Settings) -> None:
         raise UsageError(
             f"{ref}: no pod can read it there", hint="copy it into a bucket and name that: --bucket gs://…"
         )
+    if ref.scheme == "az" and ref.account is None and "AZURE_STORAGE_ACCOUNT_NAME" not in settings.server.env:
+        raise UsageError(f"{ref}: of which account?", hint=f"az://{ref.place}@ACCOUNT/{ref.path}")
     if delivery == "fuse":
         if platform not in _FUSE:
             raise UsageError(
@@ -151,4 +154,16 @@ def warnings(context: Context) -> list[str]:
         found.append("no bucket: weights come from the Hub")
     if settings.capacity.spot and settings.server.grace_s > 15:
         found.append("a spot node leaves its pods 15 to 30 s, whatever server.grace_s says")
+    if registry(context) == PUBLISHED and _runs_penstock(settings):
+        found.append(f"images of penstock come from {PUBLISHED}; --registry names yours, that `make image` fills")
+    if settings.copies and settings.delivery == "stream":
+        found.append("the server starts when the copy is done, and tries again until then")
     return found
+
+
+def _runs_penstock(settings: Settings) -> bool:
+    """Some container has an image of ours, and nobody named another."""
+    jobs = settings.copies or settings.delivery == "pvc" or settings.kserve.enabled
+    serves = settings.delivery == "stream" and settings.loader == "penstock"
+    server = settings.images.ray if settings.kind == "rayservice" else settings.images.server
+    return (jobs and settings.images.penstock is None) or (serves and server is None)

@@ -37,12 +37,16 @@ def engine_options(context: Context) -> dict[str, object]:
             "max_num_seqs": server.max_num_seqs,
             "max_num_batched_tokens": server.max_num_batched_tokens,
             "gpu_memory_utilization": server.gpu_memory_utilization or placement.gpu_memory_utilization,
-            "dtype": server.dtype if server.dtype != "auto" else placement.dtype,
-            "kv_cache_dtype": server.kv_cache_dtype if server.kv_cache_dtype != "auto" else None,
+            "dtype": _unless_auto(server.dtype) or _unless_auto(placement.dtype),
+            "kv_cache_dtype": _unless_auto(server.kv_cache_dtype),
             "enforce_eager": server.enforce_eager or None,
             "trust_remote_code": server.trust_remote_code or None,
         }
     )
+
+
+def _unless_auto(value: str) -> str | None:
+    return None if value == "auto" else value
 
 
 def engine_arguments(context: Context, weights: Weights) -> list[str]:

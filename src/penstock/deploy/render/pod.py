@@ -28,6 +28,7 @@ from penstock.deploy.render.objects import (
     Volume,
     VolumeMount,
 )
+from penstock.deploy.render.scaling import scrape_annotations
 from penstock.deploy.render.weights.base import Weights
 
 # Time in which load balancers learn that the pod goes.
@@ -46,8 +47,9 @@ CONTAINER_SECURITY: Final[SecurityContext] = {"allowPrivilegeEscalation": False,
 def server_template(context: Context, weights: Weights, container: Container, *, role: str = "server") -> PodTemplate:
     """The pod around `container`. `role`: the label that tells who answers requests (`server`) from who helps."""
     made: TemplateMetadata = {"labels": {**context.labels, "component": role}}
-    if weights.annotations:
-        made["annotations"] = dict(weights.annotations)
+    annotations = {**weights.annotations, **(scrape_annotations(context) if role == "server" else {})}
+    if annotations:
+        made["annotations"] = annotations
     spec: PodSpec = {
         "serviceAccountName": context.settings.server_account,
         "enableServiceLinks": False,

@@ -46,7 +46,16 @@ def render_scaling(context: Context) -> list[Manifest]:
     chosen = scaler(context)
     if chosen == "none":
         return []
-    return [_hpa(context), _monitoring(context)] if chosen == "hpa" else [_scaled_object(context)]
+    scaler_object = _hpa(context) if chosen == "hpa" else _scaled_object(context)
+    return [scaler_object, _monitoring(context)] if context.on_gke else [scaler_object]
+
+
+def scrape_annotations(context: Context) -> dict[str, str]:
+    """By which a Prometheus that is not Google's finds the server."""
+    if context.on_gke or scaler(context) == "none":
+        return {}
+    port = str(context.settings.server.port)
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": port, "prometheus.io/path": "/metrics"}
 
 
 def _target(context: Context) -> dict[str, str]:
