@@ -16,6 +16,7 @@ from penstock.ref import Ref, parse_ref
 from penstock.stores.base import GET_LIMIT_BYTES, Upload
 from penstock.stores.local import LocalStore, open_local
 from penstock.testing.store_contract import StoreContract, make_bytes
+from penstock.wire.file import write_part
 from servers import require
 
 
@@ -239,11 +240,39 @@ def test_copy_object_where_the_kernel_cannot(store: LocalStore, monkeypatch: pyt
     assert store.get("b") == make_bytes(100_000)
 
 
-def test_upload_takes_no_room_before_it_is_sent(store: LocalStore) -> None:
-    upload = store.begin_upload("a", size_bytes=500_000_000, part_bytes=16)
+def test_upload_takes_its_room_at_once(store: LocalStore) -> None:
+    """So that none runs out midway; what it has taken is no lack for whoever goes on with it."""
+    upload = store.begin_upload("a", size_bytes=50_000_000, part_bytes=16)
     part = store.root / f".penstock/uploads/{upload.id}.part"
-    assert part.stat().st_size == 500_000_000
+    assert part.stat().st_size == 50_000_000
+    assert part.stat().st_blocks * 512 >= 50_000_000
+    space = os.statvfs(store.root)
+    free_bytes = space.f_bavail * space.f_frsize
+    store.check_writable(free_bytes + 45_000_000)
+    with pytest.raises(NoSpace):
+        store.check_writable(free_bytes + 500_000_000)
+
+
+def test_upload_where_the_file_system_cannot_reserve(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.stores.local.files._fallocate", lambda: None)
+    upload = store.begin_upload("a", size_bytes=50_000_000, part_bytes=16)
+    part = store.root / f".penstock/uploads/{upload.id}.part"
+    assert part.stat().st_size == 50_000_000
     assert part.stat().st_blocks * 512 < 1_000_000
+
+
+def test_taken_over_upload_is_closed_to_who_began_it(store: LocalStore) -> None:
+    upload = store.begin_upload("a", size_bytes=4, part_bytes=4)
+    taken = store.take_over(upload)
+    store.abort_upload(upload)
+    ticket = store.part_ticket(upload, 0, body_bytes=4, crc32c=0)
+    with pytest.raises(UploadGone):
+        write_part(ticket, memoryview(b"evil"))
+    write_part(store.part_ticket(taken, 0, body_bytes=4, crc32c=0), memoryview(b"good"))
+    store.finish_upload(taken, ["00000000"])
+    assert store.get("a") == b"good"
+    with pytest.raises(UploadGone):
+        store.take_over(upload)
 
 
 def test_upload_with_a_part_too_few_is_not_published(store: LocalStore) -> None:

@@ -114,7 +114,10 @@ class Store(Reader, Protocol):
         """Limits and differences."""
 
     def check_writable(self, need_bytes: int) -> None:
-        """Raise Denied, NotFound or NoSpace if a write of `need_bytes` is sure to fail; may pass and be wrong."""
+        """Raise Denied, NotFound or NoSpace if a write of `need_bytes` is sure to fail; may pass and be wrong.
+
+        What unfinished uploads have taken counts as free: they are gone on with, or aborted.
+        """
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> ObjectInfo:
         """Write a small object: readers see the old content or the new. Raises AlreadyExists if `create_only`."""

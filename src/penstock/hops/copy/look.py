@@ -40,12 +40,6 @@ class Look:
             return False
         return self.manifest.origin.commit == model.origin.commit
 
-    @property
-    def need_bytes(self) -> int:
-        """Space for what is to be moved, less what lies in unfinished uploads already."""
-        states = (self.content.states.get(file.path) for file in self.plan.move)
-        return self.plan.move_bytes - sum(len(state.receipts) * state.upload.part_bytes for state in states if state)
-
 
 def look_at(source: Reader, destination: Store, model: SourceModel, options: Options, pace: Pace) -> Look:
     """What is at `destination`, and the plan that follows. Raises UsageError where another model lies there."""

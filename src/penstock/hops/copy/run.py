@@ -119,7 +119,7 @@ class _Copy:
             self._observer.planned(self._model, look.plan)
             return self._report("already_complete", look.plan)
         if not look.is_complete(self._model):
-            self._ask(lambda: self._destination.check_writable(look.need_bytes))
+            self._ask(lambda: self._destination.check_writable(look.plan.move_bytes))
         if not self._claim():
             return self._report("already_complete", look.plan)
         with self._journal:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
-from penstock.digest import combine_chunks, crc32c, crc32c_chunks, open_sha256, reopen_sha256
+from penstock.digest import ChunkCrcs, combine_chunks, crc32c, open_sha256, reopen_sha256
 from penstock.errors import Unavailable, UploadGone, VerificationFailed
 from penstock.hops.copy.journal import FileState, boot_id
 from penstock.hops.copy.plan import PlannedFile
@@ -120,9 +120,15 @@ class FileTransfer:
 
     def _fetch_checked(self, lane: Lane, number: int, view: memoryview) -> None:
         start = number * self.plan.part_bytes
-        lane.fetch(self._box, start, view)
+        crcs = ChunkCrcs(view, CHUNK_BYTES)
+
+        def arrived(upto: int) -> None:
+            with lane.in_stage("hash"):
+                crcs.arrived(upto)
+
+        lane.fetch(self._box, start, view, arrived=arrived)
         with lane.in_stage("hash"):
-            chunks = crc32c_chunks(view, CHUNK_BYTES)
+            chunks = crcs.finish()
         if self.plan.known:
             self._mend_chunks(lane, start, view, chunks)
         if number == 0 and self.path.endswith(".safetensors"):

@@ -164,7 +164,15 @@ class LocalStore:
                 f"{folder}: user {os.geteuid()} may not write here",
                 hint="change the folder's owner or mode, or in Kubernetes set securityContext.fsGroup",
             )
-        self._check_space(folder, need_bytes)
+        self._check_space(folder, need_bytes - self._taken_bytes())
+
+    def _taken_bytes(self) -> int:
+        """On the disk, by unfinished uploads."""
+        taken = 0
+        for part in (self._root / _UPLOADS).glob("*.part"):
+            with contextlib.suppress(OSError):
+                taken += part.lstat().st_blocks * 512
+        return taken
 
     def _check_space(self, folder: Path, need_bytes: int) -> None:
         space = os.statvfs(folder)
