@@ -85,6 +85,24 @@ def test_render_into_a_folder_makes_the_same_again(
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
+def test_settings_written_by_hand_stay_as_they_are(
+    facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "penstock.yaml"
+    path.write_text("# of mine\nmodel: gs://bucket/m\nserver: {gpu: nvidia-l4}\n")
+    assert run(["render", "-f", str(path), "-o", str(tmp_path), "--facts", str(facts)]) == 0
+    assert path.read_text().startswith("# of mine")
+    assert (tmp_path / "50-server.yaml").exists()
+    capsys.readouterr()
+    assert run(["render", "-f", str(path), "-o", str(tmp_path), "--facts", str(facts), "--spot"]) == 2
+    assert "written by hand" in capsys.readouterr().err
+
+
+def test_facts_of_another_model_are_warned_of(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    render(facts, "org/name", "--bucket", "gs://bucket/m")
+    assert "facts of meta-llama/Meta-Llama-3-8B, not of org/name" in capsys.readouterr().err
+
+
 def test_render_removes_files_of_its_own_that_are_no_more(facts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     render(facts, "gs://bucket/model", "--delivery", "fuse", "--kubernetes", "1.36", "-o", str(folder))

@@ -12,6 +12,8 @@ import typer
 from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable
 from penstock.errors import NotFound, UsageError
 
+SETTINGS_NAME = "penstock.yaml"
+
 if TYPE_CHECKING:
     from penstock.deploy.catalog import Catalog
     from penstock.deploy.render.files import File
@@ -131,7 +133,20 @@ def render(
             },
         }
         made = _context(settings, assignments or (), flags, facts, catalog, out)
-        _render(made, output, out, force=force)
+        mine = settings is not None and output is not None and _is_handwritten(settings, output / SETTINGS_NAME)
+        if mine and (assignments or _given(flags)):
+            raise UsageError(
+                f"{settings} was written by hand, and what lies beside it is made from it alone",
+                hint="write into it what the flags say, or choose another folder",
+            )
+        _render(made, output, out, force=force, write_settings=not mine)
+
+
+def _is_handwritten(settings: Path, place: Path) -> bool:
+    """The settings lie where the folder's own would, and a person wrote them."""
+    from penstock.deploy.render.folder import MARK
+
+    return settings.resolve() == place.resolve() and MARK not in _first_line(settings)
 
 
 def _context(
@@ -159,6 +174,8 @@ def _context(
     inspection = _inspect(settings, facts)
     if "served_name" not in values and (repo := inspection["origin"].get("repo")):
         settings = make_settings({**values, "served_name": repo}, what=str(path) if path else "settings")
+    if settings.model_ref.scheme == "hf" and inspection["origin"].get("repo") not in (None, settings.model_ref.place):
+        out.say(f"warning: these are facts of {printable(str(inspection['origin']['repo']))}, not of {settings.model}")
     for text in (*inspection["warnings"], *inspection["problems"]):
         out.say(f"warning: {printable(text)}")
     model = model_facts(inspection)
@@ -223,7 +240,7 @@ def _read_facts(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _render(made: Context, folder: Path | None, out: Output, *, force: bool) -> None:
+def _render(made: Context, folder: Path | None, out: Output, *, force: bool, write_settings: bool) -> None:
     from penstock.deploy.render.combinations import warnings
     from penstock.deploy.render.files import render as render_files
     from penstock.deploy.render.files import write_files, write_stream
@@ -232,7 +249,9 @@ def _render(made: Context, folder: Path | None, out: Output, *, force: bool) -> 
     notes = warnings(made)
     for note in notes:
         out.say(f"warning: {printable(note)}")
-    texts = write_files(files, made.settings)
+    texts = dict(write_files(files, made.settings))
+    if not write_settings:
+        del texts[SETTINGS_NAME]
     if folder is not None:
         _write(texts, folder, force=force)
     if out.json:
