@@ -165,6 +165,7 @@ REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-l4", "--machine", "g6.xlarge"], "not on gke-autopilot", "g2-standard"),
     (["--gpu", "nvidia-l4", "--machine", "g2-standard-9"], "g2-standard-9", "--catalog"),
     (["--gpu", "nvidia-l4", "--bucket", "az://models/x"], "of which account", "az://models@ACCOUNT/x"),
+    (["--gpu", "nvidia-l4", "--set", "identity.workload_pool=a.global"], "Autopilot", "gke-standard"),
     (["--gpu", "nvidia-l4", "--gpus", "16"], "16 GPUs in one pod", "--kind lws"),
     (
         ["--gpu", "nvidia-l4", "--platform", "kubernetes", "--delivery", "fuse"],

@@ -107,6 +107,8 @@ def test_spot_with_a_way_back_is_valid_and_whole(platform: str) -> None:
         {"delivery": "stream", "platform": "kubernetes", "identity": {"credentials_secret": "bucket"}},
         {"delivery": "hub", "bucket": None, "hub": {"volume": "emptyDir"}},
         {"kserve": {"enabled": True}},
+        {"platform": "eks", "delivery": "pvc", "bucket": "s3://a-bucket/m",
+         "cloud": {"region": "us-west-2", "zones": []}, "transfer": {"env": {"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "http://minio:9000"}}},
         {"expose": {"by": "ingress", "internal": False, "host": "llm.example.org", "static_ip": "an-address"}},
         {"identity": {"google_service_account": "reader@a-project.iam.gserviceaccount.com"}},
         {"namespace": "serving", "labels": {"team": "platform"}, "images": {"pull_secret": "pull"}},

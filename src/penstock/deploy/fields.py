@@ -106,3 +106,12 @@ def check_argument(arg: str) -> None:
         raise ValueError(f"{arg}: arguments are no place for a secret; expose.api_key names a Secret")
     if flag in _OURS or arg == "-tp":
         raise ValueError(f"{arg}: this is set from a key of its own (see server, loader)")
+
+
+def _variables(env: dict[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        check_variable(name, value)
+    return env
+
+
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]

@@ -17,10 +17,10 @@ from penstock.deploy.fields import (
     ProjectId,
     Section,
     Size,
+    Variables,
     Word,
     Zone,
     check_argument,
-    check_variable,
 )
 
 
@@ -90,15 +90,8 @@ class Server(Section):
     """Of the longest answer: what SIGTERM leaves a pod."""
     args: tuple[str, ...] = ()
     """More arguments for the engine."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Variables = Field(default_factory=dict)
     """More variables for the engine; of VARIABLES only, and never a secret."""
-
-    @field_validator("env")
-    @classmethod
-    def _check_env(cls, env: dict[str, str]) -> dict[str, str]:
-        for name, value in env.items():
-            check_variable(name, value)
-        return env
 
     @field_validator("args")
     @classmethod
@@ -182,6 +175,8 @@ class Transfer(Section):
     """No files that match."""
     keep_s: Annotated[int, Field(ge=0)] = 86_400
     """How long the finished Job and its log stay."""
+    env: Variables = Field(default_factory=dict)
+    """Variables of penstock copy and pull: AWS_ENDPOINT_URL, HF_ENDPOINT, HTTPS_PROXY; never a secret."""
     attempts: Count = 6
     """Pods that are tried; each goes on where the last one was."""
 

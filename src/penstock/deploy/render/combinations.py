@@ -19,6 +19,10 @@ def check_settings(settings: Settings) -> None:
     """What can be said before anything is known of the model. Raises UsageError."""
     _check_delivery(settings)
     _check_loader(settings)
+    if settings.identity.workload_pool and settings.platform == "gke-autopilot":
+        raise UsageError(
+            "identity.workload_pool: Autopilot has the project's pool and no other", hint="--platform gke-standard"
+        )
     _check_expose(settings)
 
 

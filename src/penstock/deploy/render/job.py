@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from penstock.deploy.render.identity import Secrets, access_to, metadata
 from penstock.deploy.render.images import penstock_image
 from penstock.deploy.render.inputs import JOB_UID, Context, cpu_quantity, quantity
-from penstock.deploy.render.objects import Container, Manifest, PodSpec, Resources, SecurityContext
+from penstock.deploy.render.objects import Container, EnvVar, Manifest, PodSpec, Resources, SecurityContext
 from penstock.errors import Denied, Gated, NoSpace, NotFound, UsageError, VerificationFailed
 from penstock.units import GiB, parse_size
 
@@ -32,6 +32,12 @@ def job_resources(context: Context) -> Resources:
         "requests": {"cpu": cpu_quantity(context.settings.transfer.cpu), "memory": memory, "ephemeral-storage": disk},
         "limits": {"memory": memory, "ephemeral-storage": disk},
     }
+
+
+def job_environment(context: Context, secrets: Secrets) -> list[EnvVar]:
+    """Of a container that runs penstock: what the settings say wins over what the platform says."""
+    chosen: list[EnvVar] = [{"name": name, "value": value} for name, value in context.settings.transfer.env.items()]
+    return [*chosen, *(each for each in _once(secrets.env) if each["name"] not in context.settings.transfer.env)]
 
 
 def render_job(context: Context) -> list[Manifest]:
@@ -94,7 +100,7 @@ def _container(context: Context, secrets: Secrets) -> Container:
         "image": penstock_image(context),
         "command": ["penstock", "copy"],
         "args": _arguments(context),
-        "env": _once(secrets.env),
+        "env": job_environment(context, secrets),
         "resources": job_resources(context),
         "securityContext": CONTAINED,
         "volumeMounts": _once(secrets.mounts),

@@ -7,7 +7,7 @@ from typing import Final
 from penstock.deploy.render.identity import access_to, metadata
 from penstock.deploy.render.images import penstock_image
 from penstock.deploy.render.inputs import Context, quantity, without_none
-from penstock.deploy.render.job import CONTAINED, job_resources
+from penstock.deploy.render.job import CONTAINED, job_environment, job_resources
 from penstock.deploy.render.objects import Container, Manifest, VolumeMount
 from penstock.deploy.render.weights.base import MODELS, Weights
 from penstock.errors import UsageError
@@ -122,7 +122,7 @@ def _pull(context: Context, folder: str, mount: VolumeMount) -> Container:
             f"--memory={context.settings.transfer.buffers}",
             "--progress=log",
         ],
-        "env": [*secrets.env],
+        "env": job_environment(context, secrets),
         "resources": job_resources(context),
         "securityContext": CONTAINED,
         "volumeMounts": [mount, *secrets.mounts],
