@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from penstock import digest
 from penstock.digest import (
+    ChunkCrcs,
     combine_chunks,
     combine_crc32c,
     crc32c,
@@ -178,6 +179,22 @@ def test_chunks_combine_to_the_whole(data: bytes, chunk_bytes: int) -> None:
     chunks = crc32c_chunks(memoryview(data), chunk_bytes)
     assert chunks == [google_crc32c.value(data[at : at + chunk_bytes]) for at in range(0, len(data), chunk_bytes)]
     assert combine_chunks(chunks, chunk_bytes, len(data)) == google_crc32c.value(data)
+
+
+@given(data=st.binary(max_size=500), chunk_bytes=st.integers(1, 64), steps=st.lists(st.integers(0, 500), max_size=8))
+def test_chunks_that_arrive_bit_by_bit_are_the_same(data: bytes, chunk_bytes: int, steps: list[int]) -> None:
+    """However it comes, and also where it begins anew."""
+    view = memoryview(bytearray(len(data)))
+    crcs = ChunkCrcs(view, chunk_bytes)
+    there = 0
+    for upto in (min(step, len(data)) for step in steps):
+        if upto < there:
+            view[:there] = bytes(there)  # written anew, from the beginning
+        view[:upto] = data[:upto]
+        crcs.arrived(upto)
+        there = upto
+    view[:] = data
+    assert crcs.finish() == crc32c_chunks(memoryview(data), chunk_bytes)
 
 
 @given(values=st.lists(crcs, max_size=20))

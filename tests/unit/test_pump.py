@@ -209,13 +209,22 @@ def test_idle_lanes_read_the_end_of_a_slow_range() -> None:
     """4 MiB at 1 MiB/s take 4 s; with an idle lane at hand much less, and the bytes are right."""
     data = bytes(range(256)) * (16 * KiB)
     view = memoryview(bytearray(len(data) - 1))
+    told: list[int] = []
+
+    def arrived(upto: int) -> None:
+        told.append(upto)
+        assert view[:upto] == data[1 : 1 + upto]
+
     with Content(data, 1 * MiB) as server:
         ticket = Ticket(name="x", url=server.url, size_bytes=len(data))
         began = time.monotonic()
-        make_pump(lanes=3).run(queue([lambda lane: lane.fetch(TicketBox(lambda: ticket), 1, view)]))
+        make_pump(lanes=3).run(queue([lambda lane: lane.fetch(TicketBox(lambda: ticket), 1, view, arrived=arrived)]))
         assert time.monotonic() - began < 3.0
         assert server.connections >= 2
     assert view == data[1:]
+    assert told[0] > 0
+    assert told == sorted(told)
+    assert told[-1] < len(view)  # of what others read nothing is told
 
 
 def test_helper_that_fails_fails_the_hop() -> None:

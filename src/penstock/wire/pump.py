@@ -44,6 +44,7 @@ class Reading:
     box: TicketBox
     start: int
     transfer: Transfer
+    arrived: Callable[[int], None]
     began: float
     flow: float | None = None
 
@@ -89,8 +90,20 @@ class Lane:
         self.bytes_per_s = 0.0
         self._best_range = 0.0
 
-    def fetch(self, box: TicketBox, start: int, view: memoryview, *, service: str = "source") -> None:
-        """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes."""
+    def fetch(
+        self,
+        box: TicketBox,
+        start: int,
+        view: memoryview,
+        *,
+        arrived: Callable[[int], None] = lambda _: None,
+        service: str = "source",
+    ) -> None:
+        """Fill `view` with the object's bytes [start, start + len(view)), however many tries that takes.
+
+        `arrived`: told, about every MiB and in this thread, how much of the beginning of `view` is there. It is not
+        told of the end, where others may help; and it may be told less than before, when a try begins anew.
+        """
         transfer = Transfer(view)
         stale = None
 
@@ -105,7 +118,7 @@ class Lane:
                 raise
 
         with self.in_stage("read"):
-            self.reading = Reading(box, start, transfer, time.monotonic())
+            self.reading = Reading(box, start, transfer, arrived, time.monotonic())
             try:
                 self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
                 self.bytes_per_s = self.reading.mean_bytes_per_s
@@ -183,6 +196,9 @@ class Lane:
 
     def _count_read(self, count: int) -> None:
         self.read_bytes += count
+        reading = self.reading
+        if reading is not None:  # `done` before `stop`: what is split off between the two lies behind both
+            reading.arrived(min(reading.transfer.done, reading.transfer.stop))
         self.pace.spend(count)
 
     def _count_sent(self, count: int) -> None:
