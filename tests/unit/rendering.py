@@ -213,7 +213,20 @@ def dangling(found: list[dict[str, Any]]) -> list[str]:
     templates = [(meta["labels"], spec) for each in found for meta, spec in pod_specs(each) if each["kind"] != "Job"]
     for each in found:
         missing += _unmatched(each, templates)
-    return missing
+    return missing + _unused(found)
+
+
+def _unused(found: list[dict[str, Any]]) -> list[str]:
+    """What is made for others to name, and named by none."""
+    claims = [each["spec"] for each in found if each["kind"] == "PersistentVolumeClaim"]
+    used = {("StorageClass", claim.get("storageClassName")) for claim in claims}
+    used |= {("PersistentVolume", claim.get("volumeName")) for claim in claims}
+    selected = {name for each in found for _, pod in pod_specs(each) for name in pod.get("nodeSelector", {}).values()}
+    used |= {(kind, name) for kind in ("ComputeClass", "NodePool") for name in selected}
+    used |= {(kind, name) for kind, name in _references(found) if kind in ("ServiceAccount", "PersistentVolumeClaim")}
+    kinds = {kind for kind, _ in used}
+    names = [(each["kind"], each["metadata"]["name"]) for each in found]
+    return [f"{kind} {name} is used by nobody" for kind, name in names if kind in kinds and (kind, name) not in used]
 
 
 def _references(found: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -45,10 +45,15 @@ def name_from(text: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if not name or not name[0].isalpha():
         name = f"model-{name}".rstrip("-")
-    if len(name) > NAME_LENGTH:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-        name = f"{name[: NAME_LENGTH - 7].rstrip('-')}-{digest}"
-    return f"{name}-model" if name == "vllm" else name
+    return f"{name}-model" if name == "vllm" else shorten(name, NAME_LENGTH)
+
+
+def shorten(name: str, length: int = 63) -> str:
+    """`name`, or what begins as it does and ends with six digits of its digest."""
+    if len(name) <= length:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f"{name[: length - 7].rstrip('-')}-{digest}"
 
 
 def check_bucket(ref: Ref) -> None:

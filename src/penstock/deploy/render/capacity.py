@@ -23,7 +23,7 @@ def makes_class(context: Context) -> bool:
 
 def class_name(context: Context) -> str:
     """Of the ComputeClass or NodePool."""
-    return f"{context.settings.namespace}-{context.name}-gpu"[:63].rstrip("-")
+    return context.cluster_name("gpu")
 
 
 def node_selector(context: Context) -> dict[str, str]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from penstock.deploy.names import shorten
 from penstock.deploy.settings import Settings
 from penstock.ref import Ref
 from penstock.units import GiB, MiB
@@ -72,6 +73,10 @@ class Context:
     def name(self) -> str:
         """Of the Service, and the stem of every other name."""
         return self.settings.name
+
+    def cluster_name(self, suffix: str) -> str:
+        """Of an object outside namespaces, unlike that of the same name in another one; short enough for a label."""
+        return shorten(f"{self.settings.namespace}-{self.settings.name}-{suffix}")
 
     @property
     def on_gke(self) -> bool:

@@ -28,7 +28,7 @@ def render_kserve(context: Context) -> list[Manifest]:
         {
             "apiVersion": "serving.kserve.io/v1alpha1",
             "kind": "ClusterStorageContainer",
-            "metadata": metadata(context, f"{context.settings.namespace}-{context.name}", cluster=True),
+            "metadata": metadata(context, context.cluster_name("pull"), cluster=True),
             "spec": {
                 "container": container,
                 "supportedUriFormats": [{"prefix": prefix} for prefix in prefixes],

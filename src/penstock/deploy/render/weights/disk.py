@@ -80,7 +80,7 @@ def _populator(context: Context) -> Weights:
         },
     }
     reference = {"apiGroup": "datalayer.gke.io", "kind": "GCPDataSource", "name": name}
-    claim = _claim(context, storage_class=name, dataSourceRef=reference)
+    claim = _claim(context, storage_class=context.cluster_name("weights"), dataSourceRef=reference)
     return _weights(context, cluster=(_hyperdisk_class(context),), objects=(source, claim), one_node=False)
 
 
@@ -100,7 +100,7 @@ def _hyperdisk_class(context: Context) -> Manifest:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": metadata(context, f"{context.name}-weights", cluster=True),
+        "metadata": metadata(context, context.cluster_name("weights"), cluster=True),
         "provisioner": GCE_DRIVER,
         "parameters": parameters,
         "reclaimPolicy": "Delete",
@@ -138,7 +138,7 @@ def _existing(context: Context) -> Weights:
     volume: Manifest = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": metadata(context, f"{settings.namespace}-{name}", cluster=True),
+        "metadata": metadata(context, context.cluster_name("weights"), cluster=True),
         "spec": {
             "accessModes": [mode],
             "capacity": {"storage": quantity(disk_bytes(context))},
@@ -215,7 +215,7 @@ def _snapshot(context: Context) -> Weights:
         _check_one_pod(context, "a disk made from an EBS snapshot")
         driver, handle = EBS_DRIVER, settings.disk.snapshot
         storage_class, mode = _ebs_class(context), "ReadWriteOnce"
-    content_name = f"{settings.namespace}-{name}"
+    content_name = context.cluster_name("weights")
     content: Manifest = {
         "apiVersion": "snapshot.storage.k8s.io/v1",
         "kind": "VolumeSnapshotContent",
@@ -234,7 +234,7 @@ def _snapshot(context: Context) -> Weights:
         "spec": {"source": {"volumeSnapshotContentName": content_name}},
     }
     reference = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": name}
-    claim = _claim(context, storage_class=name, mode=mode, dataSource=reference)
+    claim = _claim(context, storage_class=context.cluster_name("weights"), mode=mode, dataSource=reference)
     return _weights(
         context, cluster=(storage_class, content), objects=(snapshot, claim), one_node=mode == "ReadWriteOnce"
     )
@@ -245,7 +245,7 @@ def _ebs_class(context: Context) -> Manifest:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": metadata(context, f"{context.name}-weights", cluster=True),
+        "metadata": metadata(context, context.cluster_name("weights"), cluster=True),
         "provisioner": EBS_DRIVER,
         "parameters": {"type": "gp3", "throughput": "1000", "iops": "4000"},
         "reclaimPolicy": "Delete",

@@ -179,7 +179,7 @@ def _s3(context: Context) -> Weights:
             attributes["cacheEmptyDirMedium"] = "Memory"
     volume: dict[str, object] = {
         "mountOptions": options,
-        "csi": {"driver": S3_DRIVER, "volumeHandle": f"{context.name}-weights", "volumeAttributes": attributes},
+        "csi": {"driver": S3_DRIVER, "volumeHandle": context.cluster_name("weights"), "volumeAttributes": attributes},
     }
     return _volume_and_claim(context, volume, "", annotations={})
 
@@ -192,7 +192,7 @@ def _volume_and_claim(
     volume: Manifest = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": metadata(context, f"{context.settings.namespace}-{name}", cluster=True),
+        "metadata": metadata(context, context.cluster_name("weights"), cluster=True),
         "spec": without_none(
             {
                 "accessModes": ["ReadOnlyMany"],

@@ -70,7 +70,7 @@ def _storage_class(context: Context, *, shared: bool) -> tuple[str | None, tuple
     if settings.platform not in _PROVISIONERS:
         return None, ()
     provisioner, disk_type = _PROVISIONERS[settings.platform]
-    name = f"{context.name}-weights"
+    name = context.cluster_name("weights")
     made: Manifest = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
