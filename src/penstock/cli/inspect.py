@@ -9,12 +9,13 @@ import typer
 
 from penstock.cli.options import Exclude, Include, Revision, resolve_source
 from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable, table
-from penstock.units import format_bytes
+from penstock.units import GiB, KiB, format_bytes
 
 if TYPE_CHECKING:
     from penstock.hops.copy.inspect import Inspection
     from penstock.model.facts import ModelFacts
     from penstock.model.manifest import Origin
+    from penstock.model.memory import Memory
 
 _NAMES_SHOWN = 3
 
@@ -57,6 +58,7 @@ def inspect(
 def _print(inspection: Inspection, out: Output) -> None:
     model = inspection.model
     rows = [("model", model.ref), *describe_origin(model.origin), *_describe_facts(inspection.facts)]
+    rows += _describe_memory(inspection.memory)
     rows.append(("files", describe_files(model.files, model.dropped)))
     out.data(table(rows))
     for line in describe_dropped(model.dropped):
@@ -120,6 +122,13 @@ def _describe_facts(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         yield "chat", "has a chat template" if facts.has_chat_template else "no chat template"
     if facts.needs_remote_code:
         yield "code", "needs code of the repository (trust_remote_code)"
+
+
+def _describe_memory(memory: Memory) -> Iterator[tuple[str, str]]:
+    if memory.weight_bytes is not None and memory.layers is not None:
+        cache = memory.bytes_per_token
+        grows = "" if cache is None else f", {cache / KiB:.4g} KiB for each token of context"
+        yield "GPU memory", f"{memory.weight_bytes / GiB:.3g} GiB of weights{grows}"
 
 
 def _by_dtype(counts: Mapping[str, int] | None) -> str:

@@ -13,6 +13,7 @@ from penstock.errors import Gated, VerificationFailed
 from penstock.hops.copy.source import SourceModel, read_source
 from penstock.model.facts import ModelFacts, describe
 from penstock.model.manifest import Tensor
+from penstock.model.memory import Memory, measure
 from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import ObjectInfo, Reader
 from penstock.units import KiB
@@ -28,10 +29,13 @@ _CONFIG_LIMIT_BYTES: Final = 64 * 1024 * KiB
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a model is, and which files of it a copy would move. `problems`: why some facts are not known."""
+    """What a model is, and which files of it a copy would move. `memory`: what it takes of GPUs'. `problems`: why some
+    facts are not known.
+    """
 
     model: SourceModel
     facts: ModelFacts
+    memory: Memory
     problems: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -47,6 +51,7 @@ class Inspection:
             ],
             "warnings": list(self.model.warnings),
             "facts": self.facts.as_json(),
+            "memory": self.memory.as_json(),
             "problems": list(self.problems),
         }
 
@@ -63,23 +68,30 @@ def inspect_model(
     except Gated as error:
         model = read_source(reader, include=include, exclude=exclude, readable=False)
         facts = describe(config=None, tensors_by_file={}, files=model.files)
-        return Inspection(model=model, facts=facts, problems=(f"{error}; {error.hint}",))
+        memory = measure(config=None, tensors_by_file={}, file_bytes=_sizes(model))
+        return Inspection(model=model, facts=facts, memory=memory, problems=(f"{error}; {error.hint}",))
     model = read_source(reader, include=include, exclude=exclude)
     headers, problems = _read_headers(reader, model, dialer)
+    config = _read_json(reader, model, "config.json")
     facts = describe(
-        config=_read_json(reader, model, "config.json"),
+        config=config,
         tensors_by_file=headers,
         files=model.files,
         tokenizer_config=_read_json(reader, model, "tokenizer_config.json"),
     )
-    return Inspection(model=model, facts=facts, problems=tuple(problems))
+    memory = measure(config=config, tensors_by_file=headers, file_bytes=_sizes(model))
+    return Inspection(model=model, facts=facts, memory=memory, problems=tuple(problems))
+
+
+def _sizes(model: SourceModel) -> dict[str, int]:
+    return {info.key: info.size_bytes for info in model.files}
 
 
 def _read_json(reader: Reader, model: SourceModel, key: str) -> Mapping[str, object] | None:
     info = next((info for info in model.files if info.key == key), None)
     if info is None or info.size_bytes > _CONFIG_LIMIT_BYTES:
         return None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):  # Infinity stands in some: strict reading would lose them
         value = json.loads(reader.get(key))
         return value if isinstance(value, dict) else None
     return None
