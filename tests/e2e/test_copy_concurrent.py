@@ -64,7 +64,7 @@ def test_waiter_takes_over_when_the_first_is_killed(hub: Hub, folder: Place) -> 
 
 def test_copy_that_was_taken_over_waits_its_turn(hub: Hub, folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was asleep for too long, and another began: it notices, stops, and finds the work done in the end."""
-    monkeypatch.setattr(journal, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr("penstock.hops.copy.journal_writer.HEARTBEAT_S", 0.2)
     hub.add(100_000_000)
     notes = Notes()
     with ThreadPoolExecutor(2) as pool:

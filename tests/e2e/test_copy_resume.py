@@ -20,7 +20,6 @@ from scenes import MODEL, PART_BYTES, Hub, Notes, Place, Servers, open_place, pe
 import penstock
 from penstock import digest
 from penstock.errors import Denied, NoSpace, NotFound
-from penstock.hops.copy import journal
 from penstock.hops.copy.journal import JOURNAL_FOLDER, OWNER_KEY
 from penstock.testing.faults import StallAfter, Status
 from penstock.units import MiB
@@ -116,7 +115,7 @@ def test_another_machine_goes_on(hub: Hub, place: Place, monkeypatch: pytest.Mon
     hub.add(120_000_000)
     interrupt(hub, place)
     rewrite_owner(place, host="elsewhere", boot="another boot")
-    monkeypatch.setattr(journal, "STALE_S", 1.5)
+    monkeypatch.setattr("penstock.hops.copy.owner.STALE_S", 1.5)
     notes = Notes()
     began = time.monotonic()
     report = place.copy(hub, observer=notes.observer)

@@ -16,10 +16,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from scenes import MODEL, PART_BYTES, Hub, digest_folder, penstock_process, wait_until
 
-from penstock.api import pull_report
 from penstock.cache.layout import Snapshot
 from penstock.cache.store import is_complete
 from penstock.errors import NotFound
+from penstock.node import pull_report
 
 LANES = 2
 
@@ -86,7 +86,7 @@ def test_leader_that_wakes_up_after_the_takeover_harms_nothing(
     zombie = start_pull(hub, cache, "--max-rate", "40MB")
     wait_until(lambda: weight_bytes(hub) > 70_000_000)
     zombie.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr("penstock.hops.copy.journal.STALE_S", 3.0)
+    monkeypatch.setattr("penstock.hops.copy.owner.STALE_S", 3.0)
     began = time.monotonic()
     successor = Thread(
         target=lambda: pull_report(f"hf://{MODEL}", cache=cache, env=hub.env, lanes=2, max_bytes_per_s=40e6)

@@ -13,25 +13,19 @@ import pytest
 
 from penstock.digest import open_sha256
 from penstock.errors import AlreadyExists, NotFound, PenstockError, Unavailable, VerificationFailed
-from penstock.hops.copy import journal as module
+from penstock.hops.copy import journal_writer
 from penstock.hops.copy.journal import (
     JOURNAL_FOLDER,
     OWNER_KEY,
-    STALE_S,
     FileState,
-    Journal,
-    Owner,
-    Superseded,
-    boot_id,
-    claim,
     clear_journal,
     dump_paths,
-    new_owner,
     parse_file_state,
     parse_paths,
     read_journal,
-    read_owner,
 )
+from penstock.hops.copy.journal_writer import Journal
+from penstock.hops.copy.owner import STALE_S, Owner, Superseded, boot_id, claim, new_owner, read_owner
 from penstock.model.manifest import ManifestFile, Origin
 from penstock.ref import Ref
 from penstock.stores.base import Store, Upload
@@ -377,7 +371,7 @@ def test_goodbye_is_not_said_for_others(store: Store) -> None:
 
 
 def test_heartbeat_tells_progress(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(journal_writer, "HEARTBEAT_S", 0.01)
     assert Waiter(store).claim()
     with open_journal(store) as journal:
         journal.done_bytes, journal.total_bytes = 5, 10
@@ -387,7 +381,7 @@ def test_heartbeat_tells_progress(store: Store, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_heartbeat_notices_that_another_took_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(journal_writer, "HEARTBEAT_S", 0.01)
     write_owner(store, elsewhere())
     with open_journal(store) as journal:
         while journal.error is None:
@@ -400,7 +394,7 @@ def test_heartbeat_notices_that_another_took_over(store: Store, monkeypatch: pyt
 def test_journal_that_cannot_be_written_for_a_while_is_written_later(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RETRY_S", 0.01)
+    monkeypatch.setattr(journal_writer, "_RETRY_S", 0.01)
     put, failures = store.put, [Unavailable("down")] * 3
 
     def failing_put(key: str, data: bytes, *, create_only: bool = False) -> object:

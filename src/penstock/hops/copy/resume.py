@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from penstock.digest import crc32c, reopen_sha256
 from penstock.errors import PenstockError, UploadGone
 from penstock.hops.copy.digesting import digest_files
-from penstock.hops.copy.journal import FileState, JournalContent, boot_id, put_state
+from penstock.hops.copy.journal import FileState, JournalContent, put_state
+from penstock.hops.copy.owner import boot_id
 from penstock.hops.copy.plan import PlannedFile
 from penstock.hops.copy.report import Observer, Options
 from penstock.hops.copy.source import list_files

@@ -10,20 +10,10 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from penstock.errors import UploadGone
-from penstock.hops.copy.journal import (
-    PATHS_KEY,
-    PREVIOUS_KEY,
-    FileState,
-    Journal,
-    JournalContent,
-    Owner,
-    Superseded,
-    claim,
-    clear_journal,
-    dump_paths,
-    new_owner,
-)
+from penstock.hops.copy.journal import PATHS_KEY, PREVIOUS_KEY, FileState, JournalContent, clear_journal, dump_paths
+from penstock.hops.copy.journal_writer import Journal
 from penstock.hops.copy.look import Look, ask_source, look_at
+from penstock.hops.copy.owner import Owner, Superseded, claim, new_owner
 from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile
 from penstock.hops.copy.publish import now_rfc3339, write_manifest
 from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 from penstock.digest import ChunkCrcs, combine_chunks, crc32c, open_sha256, reopen_sha256
 from penstock.errors import Unavailable, UploadGone, VerificationFailed
-from penstock.hops.copy.journal import FileState, boot_id
+from penstock.hops.copy.journal import FileState
+from penstock.hops.copy.owner import boot_id
 from penstock.hops.copy.plan import PlannedFile
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile, Tensor
 from penstock.model.safetensors import header_bytes, parse_header
