@@ -5,7 +5,8 @@
     report = penstock.copy("meta-llama/Meta-Llama-3-8B", "gs://my-bucket/model")
     penstock.verify("gs://my-bucket/model", deep=True).findings
 
-The functions are those of `penstock.api`, imported when first used: `import penstock` itself costs next to nothing.
+The functions are those of `penstock.api` and `penstock.node`, imported when first used: `import penstock` itself costs
+next to nothing.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,23 +14,8 @@ from typing import TYPE_CHECKING, Any
 from penstock._version import __version__
 
 if TYPE_CHECKING:
-    from penstock.api import (
-        abort,
-        collect_cache,
-        copy,
-        inspect,
-        list_cache,
-        ls,
-        manifest,
-        pin,
-        plan_copy,
-        plan_pull,
-        pull,
-        pull_report,
-        verify,
-        verify_cache,
-        write_manifest,
-    )
+    from penstock.api import abort, copy, inspect, ls, manifest, plan_copy, verify, write_manifest
+    from penstock.node import collect_cache, list_cache, pin, plan_pull, pull, pull_report, verify_cache
 
 __all__ = [
     "__version__",
@@ -52,6 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("collect_cache", "list_cache", "pin", "plan_pull", "pull", "pull_report", "verify_cache"):
+        from penstock import node
+
+        return getattr(node, name)
     if name in __all__:
         from penstock import api
 

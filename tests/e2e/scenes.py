@@ -18,7 +18,7 @@ from typing import Any, Self
 import botocore.session
 
 import penstock
-from penstock.api import resolve
+from penstock.arguments import resolve
 from penstock.hops.copy.report import CopyReport, Observer
 from penstock.model.manifest import MANIFEST_KEY
 from penstock.ref import OWN_FOLDER

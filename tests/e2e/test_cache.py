@@ -12,12 +12,12 @@ import pytest
 from scenes import MODEL, Hub, digest_folder
 
 import penstock
-from penstock.api import pull_report
 from penstock.cache.layout import Snapshot
 from penstock.cache.uses import use
 from penstock.cli import run
 from penstock.errors import NoSpace, NotFound
 from penstock.model.manifest import CHUNK_BYTES
+from penstock.node import pull_report
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_model_that_does_not_fit_is_refused_before_a_byte_moves(hub: Hub, small_
 def test_full_disk_leaves_nothing_broken(hub: Hub, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else takes the room between the look and the writing."""
     hub.add(40_000_000, shards=4)
-    monkeypatch.setattr("penstock.hops.pull.run.make_room", lambda *_, **__: None)
+    monkeypatch.setattr("penstock.hops.pull.fill.make_room", lambda *_, **__: None)
     monkeypatch.setattr("penstock.stores.local.store.LocalStore._check_space", lambda *_: None)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(40_000_000))

@@ -13,12 +13,12 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from scenes import MODEL, Hub, Notes, Place, Servers, digest_folder, open_place
 
-from penstock.api import pull_report
 from penstock.cache.layout import Snapshot
 from penstock.cli import run
 from penstock.errors import Denied, NotFound, UsageError, VerificationFailed
-from penstock.hops.pull.run import PullReport
+from penstock.hops.pull.report import PullReport
 from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY
+from penstock.node import pull_report
 from penstock.testing.faults import Status
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import penstock
-from penstock.api import resolve
+from penstock.arguments import resolve
 from penstock.errors import NotFound, UsageError
 
 

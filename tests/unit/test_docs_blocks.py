@@ -243,7 +243,9 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
 
 
 def every_option() -> frozenset[str]:
-    verbs: list[tuple[str, ...]] = [(verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "render")]
+    verbs: list[tuple[str, ...]] = [
+        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "render")
+    ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
     return frozenset().union(*(options_of(verb) or () for verb in verbs))

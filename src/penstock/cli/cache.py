@@ -35,9 +35,9 @@ def ls(
     Each is complete, being filled (or left by a fill that was killed), or foreign: another tool put it there.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
-        from penstock import api
+        from penstock import node
 
-        entries = api.list_cache(cache)
+        entries = node.list_cache(cache)
         if out.json:
             out.object({"entries": [entry.as_json() for entry in entries]})
             return
@@ -68,10 +68,10 @@ def verify(
     Exit 7 if anything is damaged; `penstock pull REF --repair` mends it.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
-        from penstock import api
+        from penstock import node
 
         with watching(progress, out) as (observer, end):
-            reports = api.verify_cache(models or [], cache, observer=observer)
+            reports = node.verify_cache(models or [], cache, observer=observer)
             end({"models": len(reports)})
         findings = [(report.ref, finding) for report in reports for finding in report.findings]
         if out.json:
@@ -122,9 +122,9 @@ def _change_pins(
     pinned: bool,
 ) -> None:
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
-        from penstock import api
+        from penstock import node
 
-        changed = [entry.snapshot for name in models for entry in api.pin(name, cache, pinned=pinned)]
+        changed = [entry.snapshot for name in models for entry in node.pin(name, cache, pinned=pinned)]
         if out.json:
             out.object({"pinned": pinned, "snapshots": [str(snapshot.path) for snapshot in changed]})
         elif not out.quiet:
@@ -154,12 +154,12 @@ def gc(
     pulled within two minutes stays.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
-        from penstock import api
+        from penstock import node
 
-        eviction = api.collect_cache(
+        eviction = node.collect_cache(
             cache,
             max_bytes=None if max_size is None else size_option(max_size, "--max-size"),
-            keep_free_bytes=_free_option(keep_free, api.open_cache(cache)),
+            keep_free_bytes=_free_option(keep_free, node.open_cache(cache)),
             dry_run=dry_run,
         )
         told: dict[str, Any] = {

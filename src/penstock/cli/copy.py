@@ -144,6 +144,7 @@ def _describe_effort(report: CopyReport) -> Iterator[str]:
 
 def _abort(src: str, dst: str | None, out: Output) -> None:
     from penstock import api
+    from penstock.arguments import resolve
 
     if dst is not None:
         raise UsageError(
@@ -151,16 +152,17 @@ def _abort(src: str, dst: str | None, out: Output) -> None:
         )
     uploads, entries = api.abort(src)
     if out.json:
-        out.object({"destination": str(api.resolve(src, destination=True)), "uploads": uploads, "entries": entries})
+        out.object({"destination": str(resolve(src, destination=True)), "uploads": uploads, "entries": entries})
     elif not out.quiet:
         out.data(f"{uploads} unfinished uploads aborted, {entries} journal entries removed; published files stay")
 
 
 def _print_plan(src: str, dst: str, options: dict[str, Any], out: Output) -> None:
     from penstock import api
+    from penstock.arguments import resolve
 
     model, plan = api.plan_copy(src, dst, **options)
-    destination = str(api.resolve(dst, destination=True))
+    destination = str(resolve(dst, destination=True))
     if out.json:
         out.object(_plan_as_json(model, plan, destination))
         return

@@ -46,7 +46,7 @@ def rate_option(text: str | None, option: str) -> float | None:
 
 def resolve_source(text: str, out: Output, *, revision: str | None = None) -> Ref:
     """The place `text` names; says so when a folder here took the name of a model on the Hub. Raises UsageError."""
-    from penstock.api import resolve
+    from penstock.arguments import resolve
 
     ref = resolve(text, revision=revision)
     if ref.scheme == "file" and text.count("/") == 1 and not text.startswith((".", "/", "~")):

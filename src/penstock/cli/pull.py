@@ -23,7 +23,7 @@ from penstock.errors import Interrupted
 from penstock.units import format_bytes, format_duration, format_rate
 
 if TYPE_CHECKING:
-    from penstock.hops.pull.run import PullReport
+    from penstock.hops.pull.report import PullReport
 
 CacheOption = Annotated[
     str | None,
@@ -88,11 +88,11 @@ def pull(
 
 
 def _pull(ref: str, options: dict[str, Any], progress: Mode, out: Output) -> None:
-    from penstock import api
+    from penstock import node
 
     with watching(progress, out) as (observer, end):
         try:
-            report = api.pull_report(ref, observer=observer, **options)
+            report = node.pull_report(ref, observer=observer, **options)
         except KeyboardInterrupt:
             raise Interrupted("interrupted; what was fetched is kept", hint="run the same command to go on") from None
         end(report.as_json())
@@ -118,9 +118,9 @@ def _describe(report: PullReport) -> str:
 
 
 def _print_plan(ref: str, options: dict[str, Any], out: Output) -> None:
-    from penstock import api
+    from penstock import node
 
-    plan = api.plan_pull(ref, env=os.environ, **options)
+    plan = node.plan_pull(ref, env=os.environ, **options)
     if out.json:
         out.object(plan.as_json())
         return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from penstock.hops.copy.plan import CopyPlan
-from penstock.hops.copy.source import SourceModel
-from penstock.stores.base import Store
 from penstock.units import MiB
+
+if TYPE_CHECKING:
+    from penstock.hops.copy.plan import CopyPlan
+    from penstock.hops.copy.source import SourceModel
+    from penstock.stores.base import Store
 
 DEFAULT_MEMORY_BYTES: Final = 256 * MiB
 

@@ -15,7 +15,7 @@ from penstock.digest import crc32c, open_sha256
 from penstock.errors import ObjectChanged, PenstockError, VerificationFailed
 from penstock.hops.copy.source import list_files
 from penstock.hops.copy.verify import Finding, verify_model
-from penstock.hops.pull.run import Pull, PullReport
+from penstock.hops.pull.report import Pull, PullReport
 from penstock.model.manifest import Manifest, ManifestFile
 from penstock.stores.local.files import copy_file, sync_folder
 from penstock.stores.local.store import LocalStore
