@@ -15,8 +15,9 @@ from penstock.testing.server import Request, Response, Server, answer_object
 from penstock.units import KiB, MiB
 from penstock.wire.dial import open_dialer
 from penstock.wire.file import file_url
+from penstock.wire.lane import Lane
 from penstock.wire.pace import Pace
-from penstock.wire.pump import IDLE, Lane, Pump, Task
+from penstock.wire.pump import IDLE, Pump, Task
 from penstock.wire.ticket import Ticket, TicketBox
 from penstock.wire.transfer import Transfer
 

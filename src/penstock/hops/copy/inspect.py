@@ -18,8 +18,9 @@ from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import ObjectInfo, Reader
 from penstock.units import KiB
 from penstock.wire.dial import Dialer
+from penstock.wire.lane import Lane
 from penstock.wire.pace import Pace
-from penstock.wire.pump import Lane, Pump, Task
+from penstock.wire.pump import Pump, Task
 from penstock.wire.ticket import TicketBox
 
 _FIRST_BYTES: Final = 256 * KiB  # holds the header of nearly every shard: 300 tensors take 30 KB

@@ -20,7 +20,8 @@ from penstock.hops.copy.plan import PlannedFile
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile, Tensor
 from penstock.model.safetensors import header_bytes, parse_header
 from penstock.stores.base import Reader, Store, Upload
-from penstock.wire.pump import IDLE, Lane, Task
+from penstock.wire.lane import Lane
+from penstock.wire.pump import IDLE, Task
 from penstock.wire.ring import Ring, Slot
 from penstock.wire.ticket import Reply, TicketBox
 

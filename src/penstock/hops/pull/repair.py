@@ -21,8 +21,8 @@ from penstock.stores.local.files import copy_file, sync_folder
 from penstock.stores.local.store import LocalStore
 from penstock.units import MiB
 from penstock.wire.file import map_os_error
+from penstock.wire.lane import Lane
 from penstock.wire.pace import Pace
-from penstock.wire.pump import Lane
 from penstock.wire.ticket import TicketBox
 
 
