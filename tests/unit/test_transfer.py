@@ -13,7 +13,8 @@ from penstock.digest import crc32c
 from penstock.errors import NoSpace, PenstockError, UploadGone, VerificationFailed
 from penstock.hops.copy.journal import FileState
 from penstock.hops.copy.plan import PlannedFile
-from penstock.hops.copy.transfer import FileTransfer, Schedule
+from penstock.hops.copy.schedule import Schedule
+from penstock.hops.copy.transfer import FileTransfer
 from penstock.model.manifest import CHUNK_BYTES, ManifestFile
 from penstock.ref import Ref
 from penstock.stores.base import ObjectInfo, Store

@@ -7,7 +7,8 @@ from threading import Lock
 
 from penstock.hops.copy.plan import PlannedFile
 from penstock.hops.copy.report import Observer, Progress
-from penstock.hops.copy.transfer import Damage, FileTransfer, Schedule
+from penstock.hops.copy.schedule import Schedule
+from penstock.hops.copy.transfer import Damage, FileTransfer
 from penstock.model.manifest import ManifestFile
 from penstock.stores.base import Reader
 from penstock.wire.dial import Dialer

@@ -18,8 +18,9 @@ from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile
 from penstock.hops.copy.publish import now_rfc3339, write_manifest
 from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound
 from penstock.hops.copy.resume import read_published, usable_states
+from penstock.hops.copy.schedule import Schedule
 from penstock.hops.copy.source import SourceModel
-from penstock.hops.copy.transfer import FileTransfer, Schedule
+from penstock.hops.copy.transfer import FileTransfer
 from penstock.model.manifest import MANIFEST_KEY, TOOL, Manifest, ManifestFile, dump_manifest, tree_sha256
 from penstock.ref import OWN_FOLDER
 from penstock.stores.base import Reader, Store
