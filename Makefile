@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format e2e bench-copy docs clean
+.PHONY: help demo test check format e2e bench-copy bench-pull docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -69,6 +69,9 @@ e2e: $(VENV)/.installed-peers
 
 bench-copy: $(VENV)/.installed-peers
 	$(BIN)/python -m bench.copy $(BENCH)
+
+bench-pull: $(VENV)/.installed-peers
+	$(BIN)/python -m bench.pull $(BENCH)
 
 clean:
 	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

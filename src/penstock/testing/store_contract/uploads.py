@@ -103,6 +103,17 @@ class UploadContract(OpenedStore):
             store.stat("a")
         check_uploaded(store, store.finish_upload(upload, receipts), "a", data)
 
+    def test_upload_that_is_taken_over_goes_on(self, store: Store, wire: Connections) -> None:
+        """Its parts stay, and it is finished under the id that `take_over` gave."""
+        data = make_bytes(part_bytes(store) + 5)
+        upload = begin(store, "a", data)
+        first = send(store, upload, 0, data, wire)
+        taken = store.take_over(upload)
+        if taken != upload:
+            store.abort_upload(upload)
+        second = send(store, taken, 1, data, wire)
+        check_uploaded(store, store.finish_upload(taken, [first, second]), "a", data)
+
     def test_abort_leaves_nothing(self, store: Store, wire: Connections) -> None:
         """An aborted upload leaves no object and no upload, and what was there before."""
         store.put("a", b"old")
