@@ -17,8 +17,10 @@ from penstock.model.parameters import count_parameters
 from penstock.model.read_shape import language_values, read_shape
 from penstock.model.shape import Layer, Shape
 from penstock.model.strict_json import Value
-from penstock.model.weights import from_headers, read_quantisation, without_headers
+from penstock.model.weights import from_headers, read_block, read_quantisation, without_headers
 
+# vLLM refuses them in float16: they overflow. Source: `_FLOAT16_NOT_SUPPORTED_MODELS` of vLLM.
+_BFLOAT16_ONLY: Final = frozenset({"gemma2", "gemma3", "gemma3_text", "plamo2", "glm4"})
 _STATE_BYTES: Final = 4  # recurrent states are kept in float32
 
 
@@ -42,7 +44,9 @@ class Memory:
     `weight_bytes`: as loaded, which is less than stored for float32 weights, tied heads and layers that only training
     and speculation use; `weights_from`: `headers`, `config` (an estimate) or `files` (their sizes). `cache`: None when
     the shape is unknown; empty for encoders and pure Mamba. `state_bytes`: of one request, whatever its length.
-    `heads`: of attention; tensor parallelism must divide them. `width`: of the widest MLP that one token goes through.
+    `heads`: of attention; tensor parallelism must divide them. `width`: of the widest MLP that one token goes through;
+    `widths`: of the MLPs whose matrices are split, and `block`: what quantisation does not let be split further.
+    `float16`: it may compute in that instead of bfloat16. `sees`: it has a tower for images.
     """
 
     weight_bytes: int | None
@@ -56,11 +60,14 @@ class Memory:
     heads: int | None
     hidden: int | None
     width: int | None
+    widths: tuple[int, ...]
+    block: int | None
     vocabulary: int | None
     experts: int | None
     context_length: int | None
     cache: tuple[Cache, ...] | None
     state_bytes: int
+    float16: bool
     sees: bool
     assumed: tuple[str, ...]
 
@@ -116,11 +123,14 @@ def measure(
         heads=shape.heads if shape else None,
         hidden=shape.hidden if shape else None,
         width=_width(shape) if shape else None,
+        widths=_widths(shape) if shape else (),
+        block=read_block(config),
         vocabulary=shape.vocabulary if shape else None,
         experts=shape.experts.count if shape and shape.experts else None,
         context_length=read_context_length(config),
         cache=_cache(shape) if shape else None,
         state_bytes=_state_bytes(shape) if shape else 0,
+        float16=shape is None or shape.model_type not in _BFLOAT16_ONLY,
         sees=bool(shape and shape.vision),
         assumed=tuple(assumed),
     )
@@ -157,6 +167,12 @@ def _width(shape: Shape) -> int:
     routed = shape.experts.active * shape.experts.width + shape.experts.shared if shape.experts else 0
     dense = shape.width if any(layer.mlp == "dense" for layer in shape.layers) else 0
     return max(routed, dense, shape.hidden)
+
+
+def _widths(shape: Shape) -> tuple[int, ...]:
+    kinds = {layer.mlp for layer in shape.layers}
+    routed = (shape.experts.width, shape.experts.shared) if "moe" in kinds and shape.experts else ()
+    return tuple(sorted({width for width in (*routed, *((shape.width,) if "dense" in kinds else ())) if width}))
 
 
 def _cache(shape: Shape) -> tuple[Cache, ...]:
@@ -203,8 +219,8 @@ def parse_memory(value: object, *, name: str) -> Memory:
     numbers = {
         key: found.integer() if (found := at.optional(key)) else None
         for key in (
-            "weight_bytes", "parameters", "active_parameters", "layers", "heads", "hidden", "width", "vocabulary",
-            "experts", "context_length",
+            "weight_bytes", "parameters", "active_parameters", "layers", "heads", "hidden", "width", "block",
+            "vocabulary", "experts", "context_length",
         )
     }  # fmt: skip
     cache = at.optional("cache")
@@ -218,6 +234,8 @@ def parse_memory(value: object, *, name: str) -> Memory:
         dtype=at.member("dtype").text(),
         cache=tuple(_parse_cache(each) for each in cache.items()) if cache else None,
         state_bytes=at.member("state_bytes").integer(),
+        widths=tuple(width.integer(minimum=1) for width in at.member("widths").items()),
+        float16=at.member("float16").value is True,
         sees=at.member("sees").value is True,
         assumed=tuple(each.text() for each in assumed.items()) if assumed else (),
     )

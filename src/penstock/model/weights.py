@@ -41,6 +41,19 @@ def read_quantisation(config: Config) -> tuple[str | None, float | None]:
     return None, None
 
 
+def read_block(config: Config) -> int | None:
+    """Weights that share a scale and so stay on one GPU; None where nothing says so."""
+    for level in iter_levels(config):
+        found = Values(level).inner("quantization_config", "compression_config")
+        weights = found.inner("config_groups").inner("group_0").inner("weights")
+        for values in (found, weights):
+            if square := values.numbers("weight_block_size", "block_structure"):
+                return max(square) or None
+            if size := values.number("group_size", "q_group_size"):
+                return size
+    return None
+
+
 def from_headers(
     tensors_by_file: Mapping[str, Mapping[str, Tensor]], shape: Shape | None, *, quantised: bool
 ) -> dict[str, int]:
