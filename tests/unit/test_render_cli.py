@@ -15,6 +15,7 @@ import typer.main
 import yaml
 
 from penstock.cli import app, run
+from penstock.model.memory import measure
 from penstock.testing.models import write_model
 
 SHARDS = {
@@ -22,6 +23,19 @@ SHARDS = {
     "model-00002-of-00004.safetensors": 4_999_802_720,
     "model-00003-of-00004.safetensors": 4_915_916_176,
     "model-00004-of-00004.safetensors": 1_168_138_808,
+}
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "torch_dtype": "bfloat16",
 }
 
 
@@ -34,6 +48,7 @@ def facts(tmp_path: Path) -> Path:
         "origin": {"repo": "meta-llama/Meta-Llama-3-8B", "commit": rendering.COMMIT, "gated": "manual"},
         "files": [{"path": name, "size_bytes": size} for name, size in SHARDS.items()],
         "facts": {"weight_bytes": 16_060_522_496, "context_length": 8192, "needs_remote_code": False},
+        "memory": measure(config=CONFIG, tensors_by_file={}, file_bytes=SHARDS).as_json(),
         "warnings": [],
         "problems": [],
     }
@@ -52,7 +67,9 @@ def test_render_prints_yaml_that_kubectl_takes(facts: Path, capsys: pytest.Captu
     found = list(yaml.safe_load_all(printed.out))
     assert {each["kind"] for each in found} == {"ServiceAccount", "Deployment", "Service", "PodDisruptionBudget"}
     assert [problem for each in found for problem in rendering.problems(each)] == []
-    assert printed.err == ""
+    assert printed.err == (
+        "placed on g2-standard-8 (1 x nvidia-l4), requests of up to 8192 tokens, 0.85 dollars an hour (us-central1)\n"
+    )
 
 
 def test_render_of_a_hub_model_names_a_bucket_and_asks_no_cloud(
@@ -162,11 +179,11 @@ REFUSED: tuple[tuple[list[str], str, str], ...] = (
         "--gpu nvidia-l4",
     ),
     (["--gpu", "nvidia-a10g"], "gke-autopilot has no machine with nvidia-a10g", "nvidia-l4"),
-    (["--gpu", "nvidia-l4", "--machine", "g6.xlarge"], "not on gke-autopilot", "g2-standard"),
+    (["--gpu", "nvidia-l4", "--machine", "g6.xlarge"], "gke-autopilot has no g6.xlarge", "--platform"),
     (["--gpu", "nvidia-l4", "--machine", "g2-standard-9"], "g2-standard-9", "--catalog"),
     (["--gpu", "nvidia-l4", "--bucket", "az://models/x"], "of which account", "az://models@ACCOUNT/x"),
     (["--gpu", "nvidia-l4", "--set", "identity.workload_pool=a.global"], "Autopilot", "gke-standard"),
-    (["--gpu", "nvidia-l4", "--gpus", "16"], "16 GPUs in one pod", "--kind lws"),
+    (["--gpu", "nvidia-l4", "--gpus", "16"], "do not fit 16 of nvidia-l4", "g2-standard-8"),
     (
         ["--gpu", "nvidia-l4", "--platform", "kubernetes", "--delivery", "fuse"],
         "no driver",
@@ -195,7 +212,7 @@ REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-l4", "--delivery", "disk", "-o", "x"], "none is named", "cloud.zones"),
     (["--gpu", "nvidia-l4", "--delivery", "disk", "--set", "disk={source: image}"], "which image", "disk.image"),
     (["--gpu", "nvidia-l4", "--delivery", "pvc", "--set", "pvc.size=1Gi"], "less than the model", "Gi"),
-    (["--gpu", "nvidia-l4", "--context", "4096", "--set", "server.max_model_len=9000"], "room for 4096", ""),
+    (["--gpu", "nvidia-l4", "--context", "4096", "--set", "server.max_model_len=9000"], "room for 8192", ""),
 )
 
 
@@ -258,9 +275,30 @@ def test_facts_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     assert run(["render", "a/b", "--facts", str(tmp_path / "facts.json"), "--gpu", "nvidia-l4"]) == 2
 
 
+def test_the_cheapest_gpu_that_holds_the_model_is_taken(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["render", "gs://bucket/m", "--facts", str(facts), "--json", "--concurrency", "2"]) == 0
+    placement = json.loads(capsys.readouterr().out)["placement"]
+    assert (placement["gpu"], placement["gpus"], placement["max_model_len"]) == ("nvidia-l4", 1, 8192)
+
+
+def test_a_model_too_large_for_one_node_wants_a_kind_with_several(
+    facts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(facts.read_text())
+    found["memory"]["weight_bytes"] = 1400 * 10**9
+    facts.write_text(json.dumps(found))
+    words = ["render", "gs://bucket/m", "--facts", str(facts), "--platform", "gke-standard", "--gpu", "h200", "--spot"]
+    assert run(words) == 2
+    assert "--kind lws" in capsys.readouterr().err
+    assert run([*words, "--kind", "lws", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    server = rendering.one(made["objects"], "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    assert server["size"] == made["placement"]["nodes"] > 1
+
+
 def test_a_model_that_fits_nowhere_is_refused(facts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(facts.read_text())
-    found["facts"]["weight_bytes"] = 700 * 10**9
+    found["memory"]["weight_bytes"] = 2000 * 10**9
     facts.write_text(json.dumps(found))
     render(facts, "gs://bucket/m", expect=2)
     assert "nvidia-l4" in capsys.readouterr().err

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.deployment import inspect_now, read_catalog, read_facts, read_settings
 from penstock.cli.output import Json, Output, Quiet, Verbose, command, printable
-from penstock.errors import NotFound, UsageError
+from penstock.errors import UsageError
 
 SETTINGS_NAME = "penstock.yaml"
 
 if TYPE_CHECKING:
-    from penstock.deploy.catalog import Catalog
+    from penstock.deploy.fit import Option
     from penstock.deploy.render.files import File
     from penstock.deploy.render.inputs import Context
-    from penstock.deploy.settings import Settings
 
 
 def render(
@@ -158,12 +158,12 @@ def _context(
     out: Output,
 ) -> Context:
     """Settings from file, `--set` and flags, in rising order; then the model's facts, and a place for it."""
-    from penstock.deploy.place import model_facts, place
+    from penstock.deploy.place import choose_option, model_facts, placement_of
     from penstock.deploy.render.combinations import check_settings
     from penstock.deploy.render.inputs import Context
-    from penstock.deploy.settings import make_settings, merge, parse_assignment, parse_settings
+    from penstock.deploy.settings import make_settings, merge, parse_assignment
 
-    layers = [_read_settings(path, parse_settings), *map(parse_assignment, assignments), _given(flags)]
+    layers = [read_settings(path), *map(parse_assignment, assignments), _given(flags)]
     values = merge(layers)
     if "model" not in values:
         raise UsageError(
@@ -171,73 +171,35 @@ def _context(
         )
     settings = make_settings(values, what=str(path) if path else "settings")
     check_settings(settings)
-    inspection = _inspect(settings, facts)
+    inspection, memory = read_facts(facts) if facts else inspect_now(settings.model)
     if "served_name" not in values and (repo := inspection["origin"].get("repo")):
         settings = make_settings({**values, "served_name": repo}, what=str(path) if path else "settings")
     if settings.model_ref.scheme == "hf" and inspection["origin"].get("repo") not in (None, settings.model_ref.place):
         out.say(f"warning: these are facts of {printable(str(inspection['origin']['repo']))}, not of {settings.model}")
     for text in (*inspection["warnings"], *inspection["problems"]):
-        out.say(f"warning: {printable(text)}")
+        out.say(f"warning: {printable(str(text))}")
     model = model_facts(inspection)
-    return Context(settings=settings, model=model, placement=place(settings, model, inspection, _read_catalog(catalog)))
+    option = choose_option(settings, model, memory, read_catalog(catalog))
+    out.say(_describe(option))
+    return Context(settings=settings, model=model, placement=placement_of(option, settings))
 
 
-def _read_catalog(path: Path | None) -> Catalog:
-    from penstock.deploy.catalog import load_catalog
+def _describe(option: Option) -> str:
+    """What the model is placed on, in a line; `penstock plan` has the arithmetic."""
+    from penstock.deploy.size import describe
 
-    if path is None:
-        return load_catalog()
-    try:
-        return load_catalog((str(path), path.read_text()))
-    except FileNotFoundError:
-        raise NotFound(
-            f"{path}: no such file", hint="--catalog names a file over the catalogue that comes with penstock"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not read as a catalogue: {error}") from None
-
-
-def _read_settings(path: Path | None, parse: Any) -> Mapping[str, Any]:
-    if path is None:
-        return {}
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise NotFound(f"{path}: no such file", hint="-f names a settings file; without it flags are enough") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not read as settings: {error}") from None
-    found: Mapping[str, Any] = parse(text, variables=os.environ, what=str(path))
-    return found
+    length = f", requests of up to {option.max_model_len} tokens" if option.max_model_len else ""
+    dollars = option.dollars_per_hour
+    price = (
+        "" if dollars is None else f", {dollars:.2f} dollars an hour ({option.region}{', spot' if option.spot else ''})"
+    )
+    return f"placed on {describe(option)}{length}{price}"
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags that were given: without None, and without sections that hold nothing else."""
     given = {key: _given(value) if isinstance(value, Mapping) else value for key, value in flags.items()}
     return {key: value for key, value in given.items() if value is not None and value != {}}
-
-
-def _inspect(settings: Settings, path: Path | None) -> Mapping[str, Any]:
-    """What `penstock inspect --json` says of the model: read from a file, or asked now."""
-    if path is not None:
-        return _read_facts(path)
-    from penstock import api
-
-    return api.inspect(settings.model).as_json()
-
-
-def _read_facts(path: Path) -> Mapping[str, Any]:
-    import json
-
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise NotFound(f"{path}: no such file", hint="penstock inspect REF --json > FILE makes one") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not read as facts: {error}") from None
-    shape = {"origin": dict, "facts": dict, "files": list, "warnings": list, "problems": list}
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in shape.items()):
-        raise UsageError(f"{path} holds no facts of a model", hint="penstock inspect REF --json > FILE makes some")
-    return found
 
 
 def _render(made: Context, folder: Path | None, out: Output, *, force: bool, write_settings: bool) -> None:
