@@ -203,6 +203,10 @@ def quantity_bytes(text: str) -> int:
     return parse_size(text)
 
 
+def cpus(text: str) -> float:
+    return int(text[:-1]) / 1000 if text.endswith("m") else int(text)
+
+
 def dangling(found: list[dict[str, Any]]) -> list[str]:
     """References to what is not among `found`. Secrets are somebody else's; classes may be the platform's."""
     names = {(each["kind"], each["metadata"]["name"]) for each in found}

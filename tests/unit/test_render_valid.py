@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rendering import KINDS, ONE_L4, TWO_NODES, VERSIONS, containers, context, objects, pod_specs, problems, scene
 
+from penstock.deploy.catalog import Machine, load_catalog
+from penstock.deploy.place import choose_option, placement_of
 from penstock.deploy.render.combinations import DELIVERIES, PLATFORMS
 from penstock.deploy.render.files import render, write_files, write_stream
 from penstock.deploy.settings import make_settings, merge, parse_assignment, parse_settings
 from penstock.errors import UsageError
+from penstock.model.memory import measure
 from penstock.units import GiB
 
 
@@ -285,3 +288,31 @@ def _storage(each: dict[str, Any]) -> list[str]:
         return [each["spec"]["resources"]["requests"]["storage"]]
     volumes = [volume for _, pod in pod_specs(each) for volume in pod.get("volumes", []) if volume["name"] == "hub"]
     return [volume["emptyDir"]["sizeLimit"] for volume in volumes]
+
+
+CATALOG = load_catalog()
+MACHINES = [
+    (platform, machine)
+    for platform in ("gke-standard", "eks")
+    for machine in CATALOG.machines_on(platform)
+    if machine.memory_gib is not None
+]
+
+
+@pytest.mark.parametrize(("platform", "machine"), MACHINES, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize("delivery", ["stream", "fuse"])
+def test_a_pod_with_its_sidecar_fits_every_machine_that_sizing_chooses(
+    platform: str, machine: Machine, delivery: str
+) -> None:
+    memory = measure(config={"model_type": "x"}, tensors_by_file={}, file_bytes={"model.safetensors": 2 * GiB})
+    server = {"machine": machine.name, "gpu": machine.gpu, "memory": None}
+    made = scene(platform, delivery, "deployment", server=server, capacity={"spot": machine.spot_only})
+    small = dataclasses.replace(rendering.OPEN, weight_bytes=2 * GiB, largest_file_bytes=2 * GiB)
+    placement = placement_of(choose_option(made.settings, small, memory, CATALOG), made.settings)
+    found = objects(dataclasses.replace(made, model=small, placement=placement))
+    _, pod = next(pod_specs(rendering.one(found, "Deployment")))
+    requests = pod["containers"][0]["resources"]["requests"]
+    sidecar = platform == "gke-standard" and delivery == "fuse"
+    assert rendering.cpus(requests["cpu"]) + sidecar <= (machine.pod_cpus or 0)
+    assert rendering.quantity_bytes(requests["memory"]) + sidecar * 2 * GiB <= (machine.pod_memory_bytes or 0)
+    assert int(requests["nvidia.com/gpu"]) <= machine.gpus

@@ -1,27 +1,18 @@
-"""How the engine is started: its arguments, its variables, its memory."""
+"""How the engine is started: its arguments and its variables."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from penstock.deploy.render.identity import Secrets
-from penstock.deploy.render.inputs import Context, cpu_quantity, quantity, without_none
-from penstock.deploy.render.objects import EnvVar, Resources
+from penstock.deploy.render.inputs import Context, without_none
+from penstock.deploy.render.objects import EnvVar
 from penstock.deploy.render.weights.base import Weights
 from penstock.deploy.render.weights.hub import HUB_HOME
-from penstock.errors import UsageError
-from penstock.units import GiB, parse_size
 
 CACHE: Final = "/cache"
 SHM: Final = "/dev/shm"  # noqa: S108  a mount point
 HOME: Final = "/home/server"
-# Of the engine itself: Python, CUDA's host side, tokenizers, pinned buffers. Guess, as Run:ai's advice has it.
-_ENGINE_BYTES: Final = 8 * GiB
-# Compiled kernels and logs.
-CACHE_BYTES: Final = 8 * GiB
-_SPARE_DISK_BYTES: Final = 2 * GiB
-# What system pods and this pod's sidecars leave of a node. Guess.
-_SHARE: Final = 0.85
 # Where GKE's driver installer puts the libraries; the image's own path does not have it (vllm-project/vllm#18859).
 _GKE_LIBRARIES: Final = "/usr/local/nvidia/lib64:/usr/local/cuda/lib64"
 
@@ -95,59 +86,3 @@ def api_key(context: Context) -> Secrets:
     if secret is None:
         return Secrets()
     return Secrets(env=({"name": "VLLM_API_KEY", "valueFrom": {"secretKeyRef": {"name": secret, "key": "api-key"}}},))
-
-
-def engine_resources(context: Context, weights: Weights) -> Resources:
-    """Requests and limits of one pod. Raises UsageError when the machine has less than loading takes."""
-    server, placement = context.settings.server, context.placement
-    memory_bytes = _memory(context, weights)
-    cpus = server.cpu or _cpus(context)
-    disk = quantity(CACHE_BYTES + _SPARE_DISK_BYTES + weights.disk_bytes)
-    gpus = str(placement.gpus)
-    return {
-        "requests": {
-            "cpu": cpu_quantity(cpus),
-            "memory": quantity(memory_bytes),
-            "ephemeral-storage": disk,
-            "nvidia.com/gpu": gpus,
-        },
-        "limits": {"memory": quantity(memory_bytes), "ephemeral-storage": disk, "nvidia.com/gpu": gpus},
-    }
-
-
-def _fraction(context: Context) -> float:
-    """Of its node's processors and memory, that a pod with some of its GPUs has."""
-    placement = context.placement
-    return _SHARE * placement.gpus / (placement.machine_gpus or placement.gpus)
-
-
-def _memory(context: Context, weights: Weights) -> int:
-    server, placement = context.settings.server, context.placement
-    need_bytes = _ENGINE_BYTES + shm_bytes(context) + weights.memory_bytes
-    there_bytes = int((placement.machine_memory_bytes or 0) * _fraction(context))
-    chosen_bytes = parse_size(server.memory) if server.memory else None
-    if placement.machine_memory_bytes and max(need_bytes, chosen_bytes or 0) > placement.machine_memory_bytes:
-        raise UsageError(
-            f"{placement.machine} has {quantity(placement.machine_memory_bytes)} of memory, the server wants "
-            f"{quantity(max(need_bytes, chosen_bytes or 0))}",
-            hint="a larger server.machine, a smaller server.memory or server.shm, or --delivery stream",
-        )
-    if chosen_bytes is not None:
-        return chosen_bytes
-    # Autopilot bills what is asked for; elsewhere the node is there anyhow, and more memory is more page cache.
-    return need_bytes if context.settings.platform == "gke-autopilot" else max(need_bytes, there_bytes)
-
-
-def _cpus(context: Context) -> float:
-    """A core for each GPU's process, one for the front end and one to spare; more where the node has them."""
-    need = 2 + context.placement.gpus
-    there = (context.placement.machine_cpu or 0) * _fraction(context)
-    if context.placement.machine_cpu is None:
-        return need
-    return max(1, int(there)) if context.settings.platform != "gke-autopilot" else max(1, min(need, int(there)))
-
-
-def shm_bytes(context: Context) -> int:
-    """Of /dev/shm; a part of the container's memory."""
-    chosen = context.settings.server.shm
-    return parse_size(chosen) if chosen else context.shm_bytes

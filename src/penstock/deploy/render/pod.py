@@ -5,16 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from penstock.deploy.render.capacity import node_selector, tolerations
-from penstock.deploy.render.engine import (
-    CACHE,
-    CACHE_BYTES,
-    HOME,
-    SHM,
-    engine_arguments,
-    engine_environment,
-    engine_resources,
-    shm_bytes,
-)
+from penstock.deploy.render.engine import CACHE, HOME, SHM, engine_arguments, engine_environment
 from penstock.deploy.render.images import server_image
 from penstock.deploy.render.inputs import SERVER_UID, Context, quantity
 from penstock.deploy.render.objects import (
@@ -28,6 +19,7 @@ from penstock.deploy.render.objects import (
     Volume,
     VolumeMount,
 )
+from penstock.deploy.render.resources import CACHE_BYTES, engine_resources, shm_bytes
 from penstock.deploy.render.scaling import scrape_annotations
 from penstock.deploy.render.weights.base import Weights
 

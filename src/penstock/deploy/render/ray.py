@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock.deploy.render.engine import CACHE, SHM, engine_environment, engine_options, engine_resources
+from penstock.deploy.render.engine import CACHE, SHM, engine_environment, engine_options
 from penstock.deploy.render.identity import metadata
 from penstock.deploy.render.images import ray_image, ray_version
 from penstock.deploy.render.inputs import OBJECT_STORE_BYTES, Context, cpu_quantity, quantity
 from penstock.deploy.render.objects import Container, EnvVar, Manifest, PodSecurityContext, PodSpec, PodTemplate
 from penstock.deploy.render.pod import CONTAINER_SECURITY, POD_SECURITY, server_mounts, server_template
+from penstock.deploy.render.resources import engine_resources
 from penstock.deploy.render.weights.base import Weights
 from penstock.deploy.yaml_text import write_yaml
 from penstock.units import GiB

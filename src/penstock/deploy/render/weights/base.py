@@ -19,9 +19,9 @@ class Weights:
 
     `model`: what the engine is told to load. `program`: what serves it. `cluster`, `objects`: what must be there
     before the pod. `one_node`: the volume can be on one node at a time. `memory_bytes`: host memory that loading takes
-    beside the engine's own. `disk_bytes`: of the node's own disk. `plugin`: our loader runs in the engine's process.
-    `offline`: nothing is asked of the Hub. `source`, `engine`, `callback`: for Ray's `model_source`, `engine_kwargs`
-    and `callback_config`. `on_head`: Ray's head needs the volumes, too.
+    beside the engine's own. `disk_bytes`: of the node's own disk. `beside_bytes`, `beside_cpus`: of a container that a
+    driver adds to the pod. `plugin`: our loader runs in the engine's process. `offline`: nothing is asked of the Hub.
+    `engine`, `callback`: for Ray's `engine_kwargs` and `callback_config`.
     """
 
     model: str
@@ -37,6 +37,8 @@ class Weights:
     one_node: bool = False
     memory_bytes: int = 0
     disk_bytes: int = 0
+    beside_bytes: int = 0
+    beside_cpus: float = 0
     plugin: bool = False
     offline: bool = False
     engine: Mapping[str, object] = dataclasses.field(default_factory=dict)

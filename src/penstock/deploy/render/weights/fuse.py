@@ -53,6 +53,8 @@ def _weights(
         annotations=annotations,
         memory_bytes=memory_bytes + (eager_bytes if strategy == "eager" else 0),
         disk_bytes=disk_bytes,
+        beside_bytes=parse_size(context.settings.fuse.sidecar_memory) if annotations else 0,
+        beside_cpus=context.settings.fuse.sidecar_cpu if annotations else 0,
         offline=True,
         engine={"safetensors_load_strategy": strategy},
     )
