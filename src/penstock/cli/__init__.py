@@ -23,6 +23,7 @@ from penstock.cli.inspect import inspect
 from penstock.cli.ls import ls
 from penstock.cli.manifest import manifest
 from penstock.cli.output import Json, Output, Quiet, Verbose
+from penstock.cli.plan import plan
 from penstock.cli.pull import pull
 from penstock.cli.render import render
 from penstock.cli.verify import verify
@@ -64,7 +65,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, verify, ls, manifest, render):
+for _verb in (inspect, copy, pull, verify, ls, manifest, plan, render):
     app.command()(_verb)
 app.add_typer(cache.app)
 app.add_typer(testing.app)
