@@ -55,17 +55,17 @@ def test_network_that_became_slower_is_believed() -> None:
     assert judge.judge([flow(0, 17e6), flow(1, 8.7e6)], 15.0)[:2] != [0, 1]
 
 
-def test_trust_grows_with_every_redial() -> None:
-    """Where redialling does not help it dies down, without ever giving up on two edges of three."""
+def test_trust_grows_with_redials() -> None:
+    """After the eighth. Where redialling does not help it dies down, without ever giving up on two edges of three."""
     ages = [
         next(
             a / 10
             for a in range(1, 1000)
             if Judge().judge([flow(0, 9, age=a / 10), flow(1, 1, age=a / 10, redials=n)], 0.0)
         )
-        for n in (0, 10, 99)
+        for n in (0, 8, 20, 99)
     ]
-    assert ages[0] < ages[1] < 3 < 20 < ages[2] < 40
+    assert ages[0] == ages[1] < ages[2] < 3 < 20 < ages[3] < 40
 
 
 def test_silence_is_borne_twice_as_long_each_time() -> None:
@@ -88,14 +88,14 @@ def test_byte_ends_the_silence() -> None:
 
 
 def test_all_alike_may_all_be_slow() -> None:
-    """A few are tried again, ever more seldom; none any more once a slow one was met."""
+    """Half are tried again, ever more seldom; none any more once a slow one was met."""
     judge, probes = Judge(), []
     flows = [flow(lane, 1e6 + lane) for lane in range(8)]
     for tick in range(6000):
         if chosen := judge.judge(flows, tick / 10):
-            assert chosen == [0, 1]
+            assert chosen == [0, 1, 2, 3]
             probes.append(tick / 10)
-    assert probes[:2] == [0.5, 1.3]
+    assert probes[:3] == [0.3, 0.9, 2.1]
     assert 8 < len(probes) < 20
     met = Judge()
     met.judge([flow(0, 67e6), flow(1, 1e6)], 0.0)
@@ -103,10 +103,13 @@ def test_all_alike_may_all_be_slow() -> None:
 
 
 def test_fast_edges_are_found_soon() -> None:
-    """7 edges of 10 are slow: over 12 s, 8 lanes that do not even help each other lose 15 % in the mean."""
-    shares = [simulate_edges(seed) for seed in range(200)]
-    assert sum(shares) / len(shares) >= 0.85
-    assert min(shares) >= 0.6
+    """7 edges of 10 are slow: 8 lanes that do not even help each other keep over 90 % of 12 s in the mean.
+
+    Of 100 draws 99 keep 80 %, also those whose first ten edges are all slow.
+    """
+    shares = sorted(simulate_edges(seed) for seed in range(200))
+    assert sum(shares) / len(shares) >= 0.92
+    assert shares[2] >= 0.8
 
 
 def simulate_edges(seed: int) -> float:
