@@ -18,6 +18,10 @@ SERVER_UID: Final = 2000
 JOB_UID: Final = 65532
 # Of each Ray node; it lies in /dev/shm. No tensor goes through it.
 OBJECT_STORE_BYTES: Final = 2 * GiB
+# A start that is given up too early never succeeds; one that is given up late costs minutes. Guess: a tenth of what
+# streams reach, and half of what a balanced disk does.
+_SLOWEST_BYTES_PER_S: Final = 100 * MiB
+_ENGINE_S: Final = 300  # compiling, capturing graphs, warming up: 200 to 250 s measured by accelerated-platforms
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,6 @@ class Placement:
     dtype: str = "auto"
     ray_accelerator: str | None = None
     product: str | None = None
-    load_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +124,8 @@ class Context:
         """How long a start may take: twice what loading and compiling are expected to need, 10 minutes at least."""
         if self.settings.server.startup_s is not None:
             return self.settings.server.startup_s
-        share = self.model.weight_bytes / self.placement.nodes
-        load_s = self.placement.load_s if self.placement.load_s is not None else share / (100 * MiB)
-        return max(600, math.ceil(2 * (load_s + 300) / 10) * 10)
+        load_s = self.model.weight_bytes / self.placement.nodes / _SLOWEST_BYTES_PER_S
+        return max(600, math.ceil(2 * (load_s + _ENGINE_S) / 10) * 10)
 
 
 def quantity(size_bytes: int) -> str:
