@@ -383,3 +383,19 @@ def test_every_file_says_how_it_is_made_again() -> None:
     for text in [write_stream(render(made), made.settings), *write_files(render(made), made.settings).values()]:
         assert text.startswith("# ")
         assert "penstock render " in text.partition("\n")[2].partition("\n")[0]
+
+
+def test_every_pod_meets_the_restricted_pod_security_standard() -> None:
+    """Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted."""
+    allowed = {"csi", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "secret"}
+    for _, _, pod in every_pod():
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert {key for volume in pod.get("volumes", []) for key in volume} - {"name"} <= allowed
+        for container in containers(pod):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not any("hostPort" in port for port in container.get("ports", []))
