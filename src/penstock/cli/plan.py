@@ -69,10 +69,11 @@ def plan(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Which GPUs a model needs and how many, why, what they cost, and how its weights should reach them.
+    """Which GPUs a model needs, why, and what they cost.
 
-    From the model's configuration and headers alone; the arithmetic is printed. Guesses are called so, prices have a
-    date, and a file of yours replaces both. A model that fits nowhere ends with 2 and the smallest thing that would.
+    And how its weights should reach them. From the model's configuration and headers alone; the arithmetic is printed.
+    Guesses are called so, prices have a date, and a file of yours replaces both. A model that fits nowhere ends with 2
+    and the smallest thing that would hold it.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock import api
