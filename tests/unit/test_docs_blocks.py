@@ -244,7 +244,7 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
 
 def every_option() -> frozenset[str]:
     verbs: list[tuple[str, ...]] = [
-        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "render")
+        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "plan", "render")
     ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
