@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,12 @@ def read_settings(path: Path | None) -> Mapping[str, Any]:
     return parse_settings(text, variables=os.environ, what=str(path))
 
 
-def read_catalog(path: Path | None) -> Catalog:
-    """The catalogue that comes with penstock, a file of one's own over it."""
+def read_catalog(paths: Sequence[Path]) -> Catalog:
+    """The catalogue that comes with penstock, files of one's own over it, the last one on top."""
     from penstock.deploy.catalog import load_catalog
 
-    if path is None:
-        return load_catalog()
     hint = "--catalog names a file over the catalogue that comes with penstock"
-    return load_catalog((str(path), _read(path, "a catalogue", hint=hint)))
+    return load_catalog(*((str(path), _read(path, "a catalogue", hint=hint)) for path in paths))
 
 
 def inspect_now(ref: str) -> tuple[Mapping[str, Any], Memory]:

@@ -69,6 +69,9 @@ def render(
     gpus: Annotated[
         int | None, typer.Option("--gpus", metavar="N", min=1, help="In one pod; default: as many as are needed.")
     ] = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", metavar="N", min=1, help="For one server; for --kind lws and rayservice.")
+    ] = None,
     machine: Annotated[
         str | None, typer.Option("--machine", metavar="NAME", help="g2-standard-12, for example.")
     ] = None,
@@ -93,8 +96,8 @@ def render(
         typer.Option("--facts", metavar="FILE", help="What `penstock inspect REF --json` printed: nothing is asked."),
     ] = None,
     catalog: Annotated[
-        Path | None,
-        typer.Option("--catalog", metavar="FILE", help="GPUs, machines and prices over those that are known."),
+        list[Path] | None,
+        typer.Option("--catalog", metavar="FILE", help="GPUs, machines and prices over ours; may be given again."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="One file a purpose, and the settings.")
@@ -126,13 +129,14 @@ def render(
             "server": {
                 "gpu": gpu,
                 "gpus": gpus,
+                "nodes": nodes,
                 "machine": machine,
                 "replicas": replicas,
                 "context": context,
                 "concurrency": concurrency,
             },
         }
-        made = _context(settings, assignments or (), flags, facts, catalog, out)
+        made = _context(settings, assignments or (), flags, facts, catalog or (), out)
         mine = settings is not None and output is not None and _is_handwritten(settings, output / SETTINGS_NAME)
         if mine and (assignments or _given(flags)):
             raise UsageError(
@@ -154,7 +158,7 @@ def _context(
     assignments: Sequence[str],
     flags: Mapping[str, Any],
     facts: Path | None,
-    catalog: Path | None,
+    catalog: Sequence[Path],
     out: Output,
 ) -> Context:
     """Settings from file, `--set` and flags, in rising order; then the model's facts, and a place for it."""
@@ -176,7 +180,7 @@ def _context(
         settings = make_settings({**values, "served_name": repo}, what=str(path) if path else "settings")
     if settings.model_ref.scheme == "hf" and inspection["origin"].get("repo") not in (None, settings.model_ref.place):
         out.say(f"warning: these are facts of {printable(str(inspection['origin']['repo']))}, not of {settings.model}")
-    for text in (*inspection["warnings"], *inspection["problems"]):
+    for text in (*inspection["warnings"], *inspection["problems"], *memory.assumed):
         out.say(f"warning: {printable(str(text))}")
     model = model_facts(inspection)
     option = choose_option(settings, model, memory, read_catalog(catalog))
