@@ -215,7 +215,7 @@ class Connection:
     def _send_gzip(self, response: Response, headers: dict[str, str], start: int, end: int, logged: Logged) -> None:
         headers.pop("Content-Length", None)
         headers |= {"Content-Encoding": "gzip", "Transfer-Encoding": "chunked"}
-        body = gzip.compress(bytes(_read(response.content, start, end)), compresslevel=1, mtime=0)
+        body = gzip.compress(bytes(_read(response.content, start, end)), compresslevel=0, mtime=0)
         chunk = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
         self._socket.sendall(_format_head(response.status, headers) + chunk)
         logged.sent_bytes = len(body)
