@@ -302,6 +302,11 @@ def test_x38_load_balancers_ask_for_health_and_wait_for_answers() -> None:
         assert '"timeoutSec": 600' in text
 
 
+def test_x38_of_ray_its_proxies_are_asked() -> None:
+    policy = one(objects(context({"kind": "rayservice", "expose": {"by": "gateway"}})), "HealthCheckPolicy")
+    assert policy["spec"]["default"]["config"]["httpHealthCheck"]["requestPath"] == "/-/healthz"
+
+
 def test_x38_the_world_gets_neither_plain_http_nor_an_open_door() -> None:
     for by in ("ingress", "gateway", "inference"):
         with pytest.raises(UsageError, match="without a certificate"):

@@ -8,7 +8,7 @@ from penstock.deploy.render.identity import metadata
 from penstock.deploy.render.inference import POOL_GROUP
 from penstock.deploy.render.inputs import Context, without_none
 from penstock.deploy.render.objects import Manifest
-from penstock.deploy.render.service import service_port
+from penstock.deploy.render.service import health_path, service_port
 from penstock.errors import UsageError
 
 _API: Final = "gateway.networking.k8s.io/v1"
@@ -76,7 +76,7 @@ def _policy_target(context: Context) -> dict[str, str]:
 
 
 def _health(context: Context) -> Manifest:
-    check = {"requestPath": "/health", "portSpecification": "USE_SERVING_PORT"}
+    check = {"requestPath": health_path(context), "portSpecification": "USE_SERVING_PORT"}
     return {
         "apiVersion": "networking.gke.io/v1",
         "kind": "HealthCheckPolicy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from penstock.deploy.render.identity import metadata
 from penstock.deploy.render.inputs import Context, without_none
 from penstock.deploy.render.objects import Manifest, Metadata
-from penstock.deploy.render.service import service_port
+from penstock.deploy.render.service import health_path, service_port
 from penstock.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def _backend(context: Context) -> Manifest:
         "spec": {
             "healthCheck": {
                 "type": "HTTP",
-                "requestPath": "/health",
+                "requestPath": health_path(context),
                 "port": service_port(context),
                 "checkIntervalSec": 10,
                 "timeoutSec": 5,
@@ -104,7 +104,7 @@ def _annotate_alb(context: Context, made: Metadata) -> None:
     annotations = {
         "alb.ingress.kubernetes.io/scheme": "internal" if expose.internal else "internet-facing",
         "alb.ingress.kubernetes.io/target-type": "ip",
-        "alb.ingress.kubernetes.io/healthcheck-path": "/health",
+        "alb.ingress.kubernetes.io/healthcheck-path": health_path(context),
         "alb.ingress.kubernetes.io/load-balancer-attributes": idle,
     }
     if expose.certificate:

@@ -14,6 +14,11 @@ def service_port(context: Context) -> int:
     return SERVE_PORT if context.settings.kind == "rayservice" else context.settings.server.port
 
 
+def health_path(context: Context) -> str:
+    """That load balancers ask: the engine's own, or that of Ray's proxies."""
+    return "/-/healthz" if context.settings.kind == "rayservice" else "/health"
+
+
 def render_service(context: Context) -> list[Manifest]:
     """A ClusterIP. Ray's is made by KubeRay, under the same name."""
     if context.settings.kind == "rayservice":
