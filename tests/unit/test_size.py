@@ -90,7 +90,7 @@ def test_what_is_known_not_to_work_does_not_fit(name: str, gpu: str, gpus: int) 
 
 
 def test_the_rules_of_thumb_of_the_guides_hold() -> None:
-    """Two bytes a parameter; a 7B leaves an L4 some 10 GB; 70B at 4 bit takes 35 GB, two L4 without graphs; 7B two T4."""
+    """Two bytes a parameter; a 7B leaves an L4 some 10 GB; 70B at 4 bit takes two L4 without graphs; a 7B two T4."""
     seven = memory_of("llama-2-7b")
     assert (seven.weight_bytes or 0) / 1e9 == pytest.approx(2 * 6.74, rel=0.01)
     option = fit_on("llama-2-7b", "l4", 1, context=4096)

@@ -123,9 +123,7 @@ def recommend(situation: Situation) -> Recommendation:
         reason = "one replica, and the bucket is in another region: fetched once, then from the disk beside the GPU"
     else:
         way = "stream"
-        reason = (
-            "safetensors go from the bucket into the GPU: the fastest first start that anybody measured, and no disk"
-        )
+        reason = "safetensors go from a bucket to the GPU, over no disk: 48 s where GCSFuse took 379 s (Gemma 31B)"
     return Recommendation(delivery=way, reason=reason, copy_first=situation.scheme not in _BUCKETS, advice=advice)
 
 
@@ -176,9 +174,7 @@ def _advice(situation: Situation) -> list[str]:
         found.append("a bucket of several regions, or many nodes in one zone: a Rapid Cache in that zone")
     if situation.weight_bytes <= _SMALL_BYTES and _version(situation.kubernetes) >= _IMAGE_VOLUMES:
         found.append("small enough for an image volume (--delivery disk, disk.source=image)")
-    found.append(
-        f"compiling takes its {_ENGINE[0]:.0f} s whatever the way: keep the compile cache, or one replica running"
-    )
+    found.append(f"the engine takes its {_ENGINE[0]:.0f} s whatever the way: keep its compile cache, or one replica up")
     return found
 
 
