@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import NotFound, Unavailable
-from penstock.testing.faults import Edge, Edges
+from penstock.testing.faults import Delay, Edge, Edges
 from penstock.testing.server import Request, Response, Server, answer_object
 from penstock.units import KiB, MiB
+from penstock.wire import edges
 from penstock.wire.dial import open_dialer
 from penstock.wire.file import file_url
 from penstock.wire.lane import Lane
@@ -226,6 +227,21 @@ def test_idle_lanes_read_the_end_of_a_slow_range() -> None:
     assert told[0] > 0
     assert told == sorted(told)
     assert told[-1] < len(view)  # of what others read nothing is told
+
+
+def test_silence_of_every_connection_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new connection is given longer, and the patience of the hop is not renewed by dialling."""
+    monkeypatch.setattr(edges, "_SILENCE_S", 0.2)
+    with Content(bytes(1 * MiB), 1 * MiB) as server:
+        server.faults.add(Delay())
+        ticket = Ticket(name="x", url=server.url, size_bytes=MiB)
+        view = memoryview(bytearray(MiB))
+        pump = Pump(dialer=open_dialer({}), pace=Pace(give_up_s=0.7), lanes=1, most=1)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="no byte came from 0 on"):
+            pump.run(queue([lambda lane: lane.fetch(TicketBox(lambda: ticket), 0, view)]))
+        assert 0.5 < time.monotonic() - began < 5
+        assert 2 <= server.connections <= 3
 
 
 def test_helper_that_fails_fails_the_hop() -> None:

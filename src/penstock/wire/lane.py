@@ -111,14 +111,21 @@ class Lane:
                 self.pace.check()
 
     def _read(self, ticket: Ticket, start: int, transfer: Transfer) -> None:
-        """`read_range`, begun again at once, on a new connection, each time that `redial` has cut it off."""
+        """`read_range`, begun again at once, on a new connection, each time that `redial` has cut it off.
+
+        Not where nothing had come: that is a failure, and for patience to end.
+        """
         while True:
-            redials = self.redials
+            redials, done = self.redials, transfer.done
             try:
                 self.connections.read_range(ticket, start, transfer)
-            except Unavailable:
+            except Unavailable as error:
                 if self.redials == redials:
                     raise
+                if transfer.done == done:
+                    raise Unavailable(
+                        f"{ticket.name}: no byte came from {done} on, in the time it was given"
+                    ) from error
                 self.pace.check()
             else:
                 return

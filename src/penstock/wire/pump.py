@@ -39,6 +39,7 @@ class _Watch:
         lane, reading = self._lane, self._lane.reading
         if lane.connections.dialled_at != self._dialled_at:
             self._dialled_at, self._age_s = lane.connections.dialled_at, 0.0
+            self._moved_at = now  # a new connection has its own time to be silent
             self._recent.clear()
         before, self._reading = self._reading, reading
         if reading is None:
