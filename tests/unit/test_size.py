@@ -148,6 +148,12 @@ def test_several_machines_only_where_one_is_never_enough() -> None:
     assert both.dollars_per_hour == pytest.approx(2 * 87.80)
 
 
+def test_several_machines_are_the_largest_that_have_what_was_asked() -> None:
+    """With one GPU in a pod those with one, though there are larger ones."""
+    option = best("llama-3-8b", gpu="t4", gpus=1)
+    assert describe(option) == "2 x n1-standard-8-t4 (2 x nvidia-tesla-t4)"
+
+
 def test_autopilot_gets_whole_machines_and_others_may_leave_gpus_over() -> None:
     assert best("llama-3-8b", gpu="h200").gpus == 8
     assert best("llama-3-8b", gpu="h200", platform="gke-standard").gpus == 1
@@ -192,13 +198,13 @@ def test_a_model_whose_shape_is_unknown_is_sized_openly_by_its_bytes() -> None:
 
 
 def test_a_model_that_fits_nowhere_is_told_the_smallest_thing_that_would() -> None:
-    with pytest.raises(UsageError, match=r"756 GiB of weights .* do not fit nvidia-l4, on 1 nodes at most") as error:
+    with pytest.raises(UsageError, match=r"756 GiB of weights .* do not fit nvidia-l4 on one node") as error:
         size(memory_of("llama-3.1-405b"), CATALOG, Request(gpu="l4", nodes=1))
     assert (
         error.value.hint == "the smallest that does: a3-ultragpu-8g (8 x nvidia-h200-141gb) (--platform gke-autopilot)"
     )
     huge = memory_of("llama-3.1-405b", num_hidden_layers=2000)
-    with pytest.raises(UsageError, match="on 8 nodes at most") as error:
+    with pytest.raises(UsageError, match="on 8 nodes") as error:
         size(huge, CATALOG, Request())
     assert error.value.hint is not None
     assert error.value.hint.startswith("the smallest that does: ")

@@ -125,15 +125,16 @@ def _on_one(memory: Memory, gpu: Gpu, machines: list[Machine], request: Request)
 
 def _on_several(memory: Memory, gpu: Gpu, machines: list[Machine], request: Request, most: int) -> Iterator[Option]:
     """The fewest of the largest machines, as tensor parallel as those can be."""
-    most_gpus = max(machine.gpus for machine in machines)
-    for machine in (each for each in machines if each.gpus == most_gpus):
-        counts = _counts(memory, machine, request)
-        if not counts or not _host_holds(machine, request, counts[-1]):
+    counts = {machine.name: _counts(memory, machine, request)[-1:] for machine in machines}
+    most_gpus = max((machine.gpus for machine in machines if counts[machine.name]), default=0)
+    for machine in (each for each in machines if each.gpus == most_gpus and counts[each.name]):
+        (count,) = counts[machine.name]
+        if not _host_holds(machine, request, count):
             continue
         for nodes in [request.nodes] if request.nodes else range(2, most + 1):
             if memory.layers is not None and nodes > memory.layers:
                 break
-            if option := fit(memory, gpu, machine, request, gpus=counts[-1], nodes=nodes):
+            if option := fit(memory, gpu, machine, request, gpus=count, nodes=nodes):
                 yield option
                 break
 
@@ -182,7 +183,7 @@ def _why_not(memory: Memory, request: Request) -> str:
     if request.gpus and not splits(memory, request.gpus):
         kept = f", and quantisation keeps blocks of {memory.block} together" if memory.block else ""
         return f": {request.gpus} GPUs do not divide its {memory.heads} heads{kept}"
-    return f", on {request.nodes or MOST_NODES} nodes at most"
+    return " on one node" if request.nodes == 1 else f" on {request.nodes or MOST_NODES} nodes"
 
 
 def _what_would(memory: Memory, catalog: Catalog, request: Request) -> str:
