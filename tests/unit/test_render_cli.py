@@ -171,6 +171,14 @@ def test_render_reads_facts_of_a_folder_for_a_bucket_that_is_only_named(
     )
 
 
+def test_facts_are_what_inspect_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "model", size_bytes=900_000, shards=2)
+    assert run(["inspect", str(model), "--json"]) == 0
+    (tmp_path / "facts.json").write_text(capsys.readouterr().out)
+    assert run(["render", "gs://bucket/m", "--facts", str(tmp_path / "facts.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["placement"]["max_model_len"]
+
+
 REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-l5"], "nvidia-l5", "nvidia-l4"),
     (
