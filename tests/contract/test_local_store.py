@@ -61,6 +61,20 @@ def test_nothing_is_left_but_the_objects(store: LocalStore) -> None:
     assert [path.name for path in store.root.rglob("*")] == ["a"]
 
 
+def test_reader_leaves_a_writers_folders_alone(store: LocalStore) -> None:
+    """Readers come and go all the time, and each would take the folder from under the writer's next file."""
+    upload = store.begin_upload("a", size_bytes=4, part_bytes=4)
+    temporary = store.root / ".penstock" / "tmp"
+    temporary.mkdir(exist_ok=True)
+    reader = open_local(parse_ref(str(store.root)), {})
+    assert [info.key for info in reader.list()] == []
+    reader.close()
+    assert temporary.is_dir()
+    store.abort_upload(upload)
+    store.close()
+    assert not temporary.exists()
+
+
 def test_listing_hides_uploads_and_temporary_files_only(store: LocalStore) -> None:
     for key in (".penstock/manifest.json", ".penstock/journal/a", "sub/.penstock/tmp/a"):
         store.put(key, b"")

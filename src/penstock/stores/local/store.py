@@ -64,6 +64,7 @@ class LocalStore:
     def __init__(self, ref: Ref, root: Path) -> None:
         self._ref = ref
         self._root = root
+        self._wrote = False
 
     @property
     def ref(self) -> Ref:
@@ -143,7 +144,9 @@ class LocalStore:
         return Ticket(name=str(path), url=file_url(str(path)), size_bytes=info.size_bytes, identity=info.version)
 
     def close(self) -> None:
-        """Leave no empty folders of our own behind."""
+        """Leave no empty folders of our own behind; who only read made none, and takes none from a writer."""
+        if not self._wrote:
+            return
         self._prune(self._root / _TMP)
         self._prune(self._root / _UPLOADS)
 
@@ -375,6 +378,7 @@ class LocalStore:
 
     def _in_folder(self, path: Path, act: Callable[[], object]) -> None:
         """Do `act`, which makes `path`, in its folder; again if somebody removed the folder while it was empty."""
+        self._wrote = True
         for last_try in (*[False] * _FOLDER_RETRIES, True):
             self._check_inside(path)
             make_folders(path.parent)
