@@ -6,25 +6,18 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from typing import Any, Final
 
-from penstock.errors import Gated, VerificationFailed
+from penstock.errors import Gated
 from penstock.hops.copy.source import SourceModel, read_source
+from penstock.hops.headers import try_headers
 from penstock.model.facts import ModelFacts, describe
 from penstock.model.manifest import Tensor
 from penstock.model.memory import Memory, measure
-from penstock.model.safetensors import header_bytes, parse_header
-from penstock.stores.base import ObjectInfo, Reader
+from penstock.stores.base import Reader
 from penstock.units import KiB
 from penstock.wire.dial import Dialer
-from penstock.wire.lane import Lane
-from penstock.wire.pace import Pace
-from penstock.wire.pump import Pump, Task
-from penstock.wire.ticket import TicketBox
 
-_FIRST_BYTES: Final = 256 * KiB  # holds the header of nearly every shard: 300 tensors take 30 KB
-_LANES: Final = 8
 _CONFIG_LIMIT_BYTES: Final = 64 * 1024 * KiB
 
 
@@ -101,43 +94,11 @@ def _read_json(reader: Reader, model: SourceModel, key: str) -> Mapping[str, obj
 def _read_headers(
     reader: Reader, model: SourceModel, dialer: Dialer
 ) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
-    """The tensors of every safetensors file, in one wave of requests."""
+    """The tensors of every safetensors file: from the manifest where it has them, else in one wave of requests."""
     headers: dict[str, Mapping[str, Tensor]] = {}
-    problems: list[str] = []
     for file in model.manifest.files if model.manifest else ():
         if file.tensors is not None:
             headers[file.path] = file.tensors
     left = [info for info in model.files if info.key.endswith(".safetensors") and info.key not in headers]
-    lock = Lock()
-
-    def take(_: Lane) -> Task | None:
-        with lock:
-            info = left.pop() if left else None
-        return None if info is None else lambda lane: read(lane, info)
-
-    def read(lane: Lane, info: ObjectInfo) -> None:
-        try:
-            headers[info.key] = _read_header(lane, reader, info)
-        except VerificationFailed as error:
-            problems.append(str(error))
-
-    if left:
-        count = min(_LANES, len(left))
-        Pump(dialer=dialer, pace=Pace(), lanes=count, most=count).run(take)
-    return headers, problems
-
-
-def _read_header(lane: Lane, reader: Reader, info: ObjectInfo) -> Mapping[str, Tensor]:
-    box = TicketBox(lambda: reader.read_ticket(info))
-    name = f"{reader.ref}/{info.key}"
-    head = memoryview(bytearray(min(_FIRST_BYTES, info.size_bytes)))
-    lane.fetch(box, 0, head)
-    need = 8 + header_bytes(head[:8], name=name)
-    if need > info.size_bytes:
-        raise VerificationFailed(f"{name}: its header ends at byte {need}, the file at {info.size_bytes}")
-    if need > len(head):
-        whole = memoryview(bytearray(need))
-        whole[: len(head)] = head
-        lane.fetch(box, len(head), whole[len(head) :])
-        head = whole
-    return parse_header(head[:need], file_bytes=info.size_bytes, name=name)
+    read, problems = try_headers(reader, left, dialer=dialer)
+    return headers | read, [str(problem) for problem in problems]
