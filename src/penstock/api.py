@@ -6,9 +6,8 @@ All raise PenstockError; `exit_code` and `hint` are on it.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.arguments import make_options, resolve
 from penstock.errors import NotFound
@@ -16,7 +15,6 @@ from penstock.hops.copy.adopt import adopt
 from penstock.hops.copy.inspect import Inspection, inspect_model
 from penstock.hops.copy.look import describe_copy
 from penstock.hops.copy.plan import CopyPlan
-from penstock.hops.copy.publish import read_latest
 from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, CopyReport, Observer
 from penstock.hops.copy.run import run_copy
 from penstock.hops.copy.source import SourceModel, read_manifest
@@ -24,8 +22,8 @@ from penstock.hops.copy.verify import VerifyReport, verify_model
 from penstock.hops.copy.versioned import abort_versioned, describe_versioned, run_versioned
 from penstock.hops.listing import Entry, list_place
 from penstock.model.manifest import Manifest
-from penstock.stores.base import Reader, Store
-from penstock.stores.open import open_reader, open_store
+from penstock.places import reading, writing
+from penstock.stores.open import open_store
 from penstock.wire.dial import open_dialer
 
 _SILENT = Observer()
@@ -52,7 +50,7 @@ def copy(
     """
     env = os.environ if env is None else env
     options = make_options(include, exclude, memory_bytes, lanes, max_bytes_per_s, force=force)
-    with _reading(source, env, revision=revision) as reader, _writing(destination, env) as store:
+    with reading(source, env, revision=revision) as reader, writing(destination, env) as store:
         dialer = open_dialer(env)
         if not versioned:
             return run_copy(reader, store, options, dialer=dialer, observer=observer)
@@ -82,7 +80,7 @@ def plan_copy(
     """What `copy` would do now; writes nothing."""
     env = os.environ if env is None else env
     options = make_options(include, exclude, memory_bytes, None, None, force=force)
-    with _reading(source, env, revision=revision) as reader, _writing(destination, env) as store:
+    with reading(source, env, revision=revision) as reader, writing(destination, env) as store:
         if not versioned:
             return describe_copy(reader, store, options)
         root = resolve(destination, destination=True)
@@ -98,7 +96,7 @@ def abort(destination: str, *, env: Mapping[str, str] | None = None) -> tuple[in
     """
     env = os.environ if env is None else env
     root = resolve(destination, destination=True)
-    with _writing(destination, env) as store:
+    with writing(destination, env) as store:
         return abort_versioned(store, open_under=lambda folder: open_store(root.under(folder), env=env))
 
 
@@ -116,7 +114,7 @@ def verify(
     Findings are in the report; raises NotFound where there is no manifest.
     """
     env = os.environ if env is None else env
-    with _reading(ref, env) as reader:
+    with reading(ref, env) as reader:
         return verify_model(
             reader, deep=deep, dialer=open_dialer(env), memory_bytes=memory_bytes, lanes=lanes, observer=observer
         )
@@ -136,7 +134,7 @@ def write_manifest(
     """Adopt a model that somebody else put into a bucket: read it once and write its manifest."""
     env = os.environ if env is None else env
     options = make_options(include, exclude, memory_bytes, lanes, None, force=force)
-    with _writing(ref, env) as store:
+    with writing(ref, env) as store:
         return adopt(store, options, dialer=open_dialer(env), observer=observer)
 
 
@@ -150,7 +148,7 @@ def inspect(
 ) -> Inspection:
     """A model's facts from metadata and safetensors headers alone."""
     env = os.environ if env is None else env
-    with _reading(ref, env, revision=revision) as reader:
+    with reading(ref, env, revision=revision) as reader:
         return inspect_model(reader, dialer=open_dialer(env), include=include, exclude=exclude)
 
 
@@ -159,41 +157,11 @@ def ls(ref: str, *, env: Mapping[str, str] | None = None) -> list[Entry]:
     place = resolve(ref)
     if place.scheme == "file" and not os.path.isdir(place.path):  # noqa: PTH112
         raise NotFound(f"{place}: no such folder")
-    with _reading(ref, os.environ if env is None else env, latest=False) as reader:
+    with reading(ref, os.environ if env is None else env, latest=False) as reader:
         return list_place(reader)
 
 
 def manifest(ref: str, *, env: Mapping[str, str] | None = None) -> Manifest | None:
     """The manifest at a ref; None if there is none."""
-    with _reading(ref, os.environ if env is None else env) as reader:
+    with reading(ref, os.environ if env is None else env) as reader:
         return read_manifest(reader)
-
-
-@contextlib.contextmanager
-def _reading(
-    text: str, env: Mapping[str, str], *, revision: str | None = None, latest: bool = True
-) -> Iterator[Reader]:
-    """The place `text` names, open; below it the latest version where `--versioned` copies lie."""
-    ref = resolve(text, revision=revision)
-    reader = open_reader(ref, env=env)
-    try:
-        version = read_latest(reader) if latest and ref.scheme not in ("hf", "http", "https") else None
-        if version is None:
-            yield reader
-            return
-    finally:
-        reader.close()
-    inner = open_reader(ref.under(version), env=env)
-    try:
-        yield inner
-    finally:
-        inner.close()
-
-
-@contextlib.contextmanager
-def _writing(text: str, env: Mapping[str, str]) -> Iterator[Store]:
-    store = open_store(resolve(text, destination=True), env=env)
-    try:
-        yield store
-    finally:
-        store.close()

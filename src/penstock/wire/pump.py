@@ -17,7 +17,9 @@ from penstock.wire.pace import Governor, Pace, Stopped
 _WORTH_HELPING_S: Final = 0.5  # a new connection takes about so long to come up to speed; guess
 _SLOW_SHARE: Final = 0.5  # of the best connection: what reads slower is helped before anything new is begun
 _GOVERN_S: Final = 1.0
+_LOOK_S: Final = 0.01  # at the end, whether somebody can be helped, or all are done
 _FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
+_MOST_FIRST_LANES: Final = 16  # a machine of more processors has a faster network; guess
 _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
 _JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
 
@@ -78,16 +80,20 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _first_lanes(most: int) -> int:
+    return min(most, max(_FIRST_LANES, min(_MOST_FIRST_LANES, _processors())))
+
+
 class Pump:
     """Lanes that take tasks until none is left.
 
-    `lanes`: a fixed number, or None to begin with four and find out, up to `most`, how many move the most bytes.
+    `lanes`: a fixed number, or None to begin with a few and find out, up to `most`, how many move the most bytes.
     """
 
     def __init__(self, *, dialer: Dialer, pace: Pace, lanes: int | None, most: int) -> None:
         self._dialer = dialer
         self._pace = pace
-        self._governor = Governor(lanes or _FIRST_LANES, most)
+        self._governor = Governor(lanes or _first_lanes(most), most)
         self._adaptive = lanes is None
         self._errors: list[BaseException] = []
         self._lock = Lock()
@@ -178,7 +184,7 @@ class Pump:
         while any(other.stage for other in self.lanes if other is not lane):
             self._pace.check()
             if not self._help(lane):
-                time.sleep(TICK_S / 2)
+                time.sleep(_LOOK_S)
 
     def _help(self, lane: Lane, *, below_bytes_per_s: float | None = None) -> bool:
         """Take a share of the range that will take longest, so that both end at once; False if none is worth it.

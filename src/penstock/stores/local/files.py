@@ -95,6 +95,35 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
     return function
 
 
+# As /proc/mounts names those that a server stands behind: a mapping of their files may fail at any time.
+_NETWORK: Final = (
+    "nfs",
+    "cifs",
+    "smb",
+    "fuse",
+    "lustre",
+    "ceph",
+    "9p",
+    "afs",
+    "gpfs",
+    "beegfs",
+    "glusterfs",
+    "virtiofs",
+)
+
+
+def is_network_folder(path: str) -> bool:
+    """Whether `path` lies on a network file system, as far as this machine says."""
+    try:
+        mounts = Path("/proc/mounts").read_text(errors="surrogateescape").splitlines()
+    except OSError:  # macOS
+        return False
+    real = Path(os.path.realpath(path))
+    points = [(fields[1].replace("\\040", " "), fields[2]) for line in mounts if len(fields := line.split(" ")) > 2]
+    _, kind = max(((point, kind) for point, kind in points if real.is_relative_to(point)), key=lambda at: len(at[0]))
+    return kind.startswith(_NETWORK)
+
+
 def create(temporary: Path, path: Path) -> None:
     """Give the file its final name unless that is taken. Raises FileExistsError."""
     try:
