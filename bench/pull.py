@@ -213,7 +213,7 @@ def main() -> None:
                 measure([sys.executable, "-m", "penstock", "manifest", str(wide), "-q"], env=keep)
             port = free_port()
             hub = [sys.executable, "-m", "bench.hub_server", str(port), str(served)]
-            with static_s3(served, args.work / f"nginx-{place}") as s3, running(hub, port):
+            with static_s3(served, args.work / f"nginx-{place}") as (s3, _), running(hub, port):
                 env = keep | {
                     "HF_ENDPOINT": f"http://127.0.0.1:{port}",
                     "HF_HUB_DISABLE_XET": "1",

@@ -23,7 +23,7 @@ http {{
   client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3; uwsgi_temp_path {work}/t4;
   scgi_temp_path {work}/t5;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{tls};
     location = /{bucket} {{ default_type application/xml; alias {work}/list.xml; }}
     location = /{bucket}/ {{ default_type application/xml; alias {work}/list.xml; }}
     location /{bucket}/ {{ default_type application/octet-stream; alias {root}/; }}
@@ -33,8 +33,13 @@ http {{
 
 
 @contextlib.contextmanager
-def static_s3(root: Path, work: Path, *, bucket: str = "bench", workers: int = 2) -> Iterator[str]:
-    """Serve `root` as the bucket `bucket`; the endpoint's URL. Raises SystemExit where there is no nginx."""
+def static_s3(
+    root: Path, work: Path, *, bucket: str = "bench", workers: int = 2, tls: bool = False
+) -> Iterator[tuple[str, Path | None]]:
+    """Serve `root` as the bucket `bucket`; the endpoint's URL and, with `tls`, the certificate of its authority.
+
+    Raises SystemExit where there is no nginx.
+    """
     nginx = shutil.which("nginx") or "/usr/sbin/nginx"
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -42,7 +47,9 @@ def static_s3(root: Path, work: Path, *, bucket: str = "bench", workers: int = 2
     work.mkdir(parents=True, exist_ok=True)
     (work / "list.xml").write_text(_listing(root, bucket))
     conf = work / "nginx.conf"
-    conf.write_text(_CONF.format(port=port, work=work, root=root, bucket=bucket, workers=workers))
+    certificates = _certificates(work) if tls else None
+    said = f" ssl; ssl_certificate {work}/cert.pem; ssl_certificate_key {work}/key.pem" if tls else ""
+    conf.write_text(_CONF.format(port=port, work=work, root=root, bucket=bucket, workers=workers, tls=said))
     process = subprocess.Popen([nginx, "-c", str(conf), "-p", str(work)], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
@@ -52,10 +59,21 @@ def static_s3(root: Path, work: Path, *, bucket: str = "bench", workers: int = 2
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"nginx did not start; see {work}/error.log")
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}", certificates
     finally:
         process.terminate()
         process.wait()
+
+
+def _certificates(work: Path) -> Path:
+    import trustme
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(work / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(work / "key.pem"))
+    authority.cert_pem.write_to_path(str(work / "ca.pem"))
+    return work / "ca.pem"
 
 
 def _listing(root: Path, bucket: str) -> str:
