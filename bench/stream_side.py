@@ -192,7 +192,8 @@ def main() -> None:
     }
     total = sum(param.numel() * param.element_size() for param in params.values())
     if side.startswith("penstock"):
-        import penstock.streaming  # noqa: F401
+        import penstock.streaming
+        import penstock.stores.s3  # noqa: F401
     elif side == "runai":
         import runai_model_streamer  # noqa: F401
     before = rss_bytes("VmRSS")
@@ -221,6 +222,7 @@ def main() -> None:
             raise SystemExit(f"no side {side}")
     wall_s = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
+    peak = rss_bytes("VmHWM")
     check(params, model, headers)
     print(
         json.dumps(
@@ -228,7 +230,7 @@ def main() -> None:
                 "wall_s": wall_s,
                 "first_s": first,
                 "cpu_s": after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime,
-                "rss_over_bytes": rss_bytes("VmHWM") - before,
+                "rss_over_bytes": peak - before,
                 "bytes": total,
                 "statistics": more,
             }

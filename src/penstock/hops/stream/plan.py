@@ -350,10 +350,15 @@ def _cut(run: _Run, file: int, chunk_bytes: int, block_bytes: int) -> Iterator[B
         return
     reached = run.start
     tensors: list[PlannedTensor] = []
-    for tensor in run.tensors:
+    for number, tensor in enumerate(run.tensors):
         tensors.append(tensor)
-        if tensor is run.tensors[-1] or tensor.end - tensors[0].start >= block_bytes:
-            block = _block(run, tensors, file, reached, chunk_bytes, is_last=tensor is run.tensors[-1])
+        following = run.tensors[number + 1] if number + 1 < len(run.tensors) else None
+        if (
+            following is None
+            or tensor.end - tensors[0].start >= block_bytes
+            or following.landed_bytes >= block_bytes  # alone, so that the ring holds two of them
+        ):
+            block = _block(run, tensors, file, reached, chunk_bytes, is_last=following is None)
             reached = max(reached, block.phase + block.size_bytes)
             yield block
             tensors = []
