@@ -11,7 +11,7 @@ VENV ?= .venv
 ENGINES ?= .venv-engines
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format e2e engines bench-copy bench-pull docs clean
+.PHONY: help demo test check format e2e engines bench-copy bench-pull bench-stream docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -87,6 +87,15 @@ bench-copy: $(VENV)/.installed-peers
 
 bench-pull: $(VENV)/.installed-peers
 	$(BIN)/python -m bench.pull $(BENCH)
+
+# Loaders are compared beside the engine's torch; penstock comes from this tree.
+$(ENGINES)/.installed-loaders: pyproject.toml | $(ENGINES)/.installed
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'runai-model-streamer[s3]==0.17.*' 'fastsafetensors==0.5.*' 'ml_dtypes>=0.5' --editable .
+	@touch $@
+
+bench-stream: $(VENV)/.installed-dev $(ENGINES)/.installed-loaders
+	$(BIN)/python -m bench.stream --engines $(ENGINES)/bin/python $(BENCH)
 
 clean:
 	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

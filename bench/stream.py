@@ -1,6 +1,6 @@
 """Into tensors: `penstock.stream` against the loaders of the field and the machine's own limit.
 
-    python -m bench.stream --size 4GiB --rounds 3 --engines .venv-engines/bin/python --out benchmarks/stream
+    make bench-stream BENCH="--size 4GiB --rounds 3 --out benchmarks/stream"
 
 A consumer copies every tensor into parameters that are there already, as an engine does. Each side runs in its own
 fresh process (bench/stream_side.py), from S3 (nginx over files on tmpfs, plain and with TLS), warm disk, and tmpfs.
