@@ -242,13 +242,17 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
     return frozenset(found)
 
 
+# Of `vllm serve`, and so of `penstock serve`; tests/engines has its parser take them.
+VLLM_OPTIONS = frozenset({"--load-format"})
+
+
 def every_option() -> frozenset[str]:
     verbs: list[tuple[str, ...]] = [
-        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "plan", "render")
+        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "metadata", "plan", "render")
     ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
-    return frozenset().union(*(options_of(verb) or () for verb in verbs))
+    return VLLM_OPTIONS.union(*(options_of(verb) or () for verb in verbs))
 
 
 def problem_of(words: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from penstock.errors import VerificationFailed
 from penstock.model.dtype import DTYPE_BITS
 from penstock.model.manifest import Tensor
-from penstock.model.safetensors import MAX_HEADER_BYTES, header_bytes, parse_header
+from penstock.model.safetensors import MAX_HEADER_BYTES, dump_header, header_bytes, parse_header
 from penstock.testing.models import write_model
 
 NAME = "hf://org/name/model.safetensors"
@@ -66,6 +66,23 @@ def test_a_right_file_reads_as_the_library_reads_it(layout: tuple[dict[str, obje
     tensors = parse(data)
     assert {name: (list(t.shape), t.end - t.start) for name, t in tensors.items()} == real(data)
     assert [t.start for t in tensors.values()] == sorted(t.start for t in tensors.values())
+
+
+@given(layouts())
+@settings(deadline=None)
+def test_a_dumped_header_says_what_the_one_it_was_parsed_from_says(layout: tuple[dict[str, object], int]) -> None:
+    tensors = parse(file_of(*layout))
+    head = dump_header(tensors)
+    again = parse(head + bytes(layout[1]))
+    assert real(head + bytes(layout[1])) == real(file_of(*layout))
+    assert list(again) == list(tensors)
+    assert len(head) % 8 == 0
+
+
+def test_a_header_of_tensors_with_a_gap_is_not_dumped() -> None:
+    tensors = parse(file_of({key: entry("U8", [1], at, at + 1) for at, key in enumerate("abc")}, 3))
+    with pytest.raises(ValueError, match="'c' starts at byte"):
+        dump_header({key: tensor for key, tensor in tensors.items() if key != "b"})
 
 
 @given(layouts(), st.data())

@@ -22,6 +22,7 @@ from penstock.cli.copy import copy
 from penstock.cli.inspect import inspect
 from penstock.cli.ls import ls
 from penstock.cli.manifest import manifest
+from penstock.cli.metadata import metadata
 from penstock.cli.output import Json, Output, Quiet, Verbose
 from penstock.cli.plan import plan
 from penstock.cli.pull import pull
@@ -65,7 +66,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, verify, ls, manifest, plan, render):
+for _verb in (inspect, copy, pull, verify, ls, manifest, metadata, plan, render):
     app.command()(_verb)
 app.add_typer(cache.app)
 app.add_typer(testing.app)

@@ -7,6 +7,8 @@ refuses, because the format's text does: a key written twice, a header that does
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Final
 
 from penstock.errors import VerificationFailed
@@ -56,6 +58,27 @@ def parse_header(data: bytes | memoryview, *, file_bytes: int, name: str) -> dic
     tensors.sort(key=lambda item: (item[1].start, item[1].end))
     _check_coverage(tensors, stop, file_bytes, name)
     return dict(tensors)
+
+
+def dump_header(tensors: Mapping[str, Tensor]) -> bytes:
+    """The beginning of a file that holds `tensors`: all of it that comes before them.
+
+    Says of them what the header says that they were parsed from; its `__metadata__` is not kept. Raises ValueError
+    when they do not lie back to back, as those of a whole file do.
+    """
+    in_file_order = sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end))
+    data_start = in_file_order[0][1].start if in_file_order else 0
+    at = data_start
+    entries = {}
+    for key, tensor in in_file_order:
+        if tensor.start != at:
+            raise ValueError(f"tensor {key!a} starts at byte {tensor.start}, not at {at}")
+        at = tensor.end
+        offsets = [tensor.start - data_start, tensor.end - data_start]
+        entries[key] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % LENGTH_BYTES)  # tensors are aligned
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def _parse_tensor(key: str, value: object, name: str, data_start: int) -> Tensor:
