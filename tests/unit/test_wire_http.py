@@ -302,5 +302,7 @@ def test_proxy_is_what_the_environment_says(env: Mapping[str, str], proxied: boo
 
 
 def test_missing_certificate_bundle_is_named() -> None:
+    dialer = open_dialer({"SSL_CERT_FILE": "/no/such/bundle"})
+    dialer.dial("http", "localhost")
     with pytest.raises(PenstockError, match="/no/such/bundle"):
-        open_dialer({"SSL_CERT_FILE": "/no/such/bundle"})
+        dialer.dial("https", "localhost")

@@ -9,6 +9,7 @@ import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Final
 
 from penstock.errors import PenstockError
@@ -17,12 +18,26 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 
 class Dialer:
-    """Opens connections as the environment says: proxies, certificate authorities, address."""
+    """Opens connections as the environment says: proxies, certificate authorities, address.
 
-    def __init__(self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: ssl.SSLContext) -> None:
+    `tls`: opened at the first https connection. Reading the authorities takes 25 ms and more: too much for a start from
+    a disk.
+    """
+
+    def __init__(
+        self, *, proxies: Mapping[str, str], no_proxy: Callable[[str], bool], tls: Callable[[], ssl.SSLContext]
+    ) -> None:
         self._proxies = proxies
         self._no_proxy = no_proxy
-        self._tls = tls
+        self._open_tls = tls
+        self._tls: ssl.SSLContext | None = None
+        self._lock = Lock()
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = self._open_tls()
+            return self._tls
 
     def dial(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
         """An unconnected connection to `netloc`, through a proxy where one is set."""
@@ -31,7 +46,7 @@ class Dialer:
         target = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
         host, port = (target.hostname or "", target.port or 80) if target else (netloc, None)
         connection = (
-            http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=self._tls)
+            http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=self._context())
             if scheme == "https"
             else http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
         )
@@ -62,7 +77,7 @@ def open_dialer(env: Mapping[str, str]) -> Dialer:
     return Dialer(
         proxies=proxies,
         no_proxy=lambda host: bool(urllib.request.proxy_bypass_environment(host, {"no": exempt})),  # type: ignore[attr-defined]
-        tls=_open_tls(env),
+        tls=lambda: _open_tls(env),
     )
 
 

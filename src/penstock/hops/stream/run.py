@@ -136,8 +136,10 @@ class TensorStream:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_closing", None) is not None:
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110, SIM105  half made, or the interpreter ends and takes modules away
+            pass
 
     # -- telling
 
