@@ -27,6 +27,7 @@ from penstock.cli.output import Json, Output, Quiet, Verbose
 from penstock.cli.plan import plan
 from penstock.cli.pull import pull
 from penstock.cli.render import render
+from penstock.cli.stream import stream as stream_verb
 from penstock.cli.verify import verify
 from penstock.errors import Interrupted, UsageError
 
@@ -66,7 +67,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, verify, ls, manifest, metadata, plan, render):
+for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render):
     app.command()(_verb)
 app.add_typer(cache.app)
 app.add_typer(testing.app)
