@@ -29,6 +29,7 @@ import yaml
 
 from penstock.cli import app, run
 from penstock.errors import EXIT_CODES, Interrupted, PenstockError, RateLimited, Retryable
+from penstock.model.dtype import DTYPE_BITS
 from penstock.model.manifest import parse_manifest
 from penstock.testing.gcs import GcsEmulator
 from penstock.testing.hub import HubEmulator
@@ -248,7 +249,8 @@ VLLM_OPTIONS = frozenset({"--load-format"})
 
 def every_option() -> frozenset[str]:
     verbs: list[tuple[str, ...]] = [
-        (verb,) for verb in ("inspect", "copy", "pull", "verify", "ls", "manifest", "metadata", "plan", "render")
+        (verb,)
+        for verb in ("inspect", "copy", "pull", "stream", "verify", "ls", "manifest", "metadata", "plan", "render")
     ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
@@ -341,7 +343,7 @@ def variables_read() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _VARIABLE.fullmatch(node.value):
                 found.add(node.value)
-    return found - {"FULL_OBJECT", "MADV_HUGEPAGE"}
+    return {name for name in found - {"FULL_OBJECT", *DTYPE_BITS} if not name.startswith("MADV_")}
 
 
 def test_every_variable_that_is_read_is_in_the_reference() -> None:
