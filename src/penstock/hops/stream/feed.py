@@ -71,6 +71,7 @@ class Feed:
         self._fillings: dict[int, _Filling] = {}
         self._taken = 0
         self._waiting = False
+        self._is_closed = False
         self._error: BaseException | None = None
         self._lead = b""
         self._thread = Thread(target=self._run, name="stream", daemon=True)
@@ -116,6 +117,7 @@ class Feed:
 
     def close(self) -> None:
         """End the lanes, whatever they do."""
+        self._is_closed = True
         self._pace.stop()
         if self._thread.is_alive() and self._thread.ident != get_ident():
             self._thread.join(_END_S)
@@ -142,11 +144,15 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            self._pump.run(self._next, tick=self._pace.check)
+            self._pump.run(self._next, tick=self._check_open)
         except BaseException as error:  # noqa: BLE001  take() raises it
             with self._change:
                 self._error = Interrupted("the stream was closed") if isinstance(error, Stopped) else error
                 self._change.notify_all()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Stopped
 
     def _next(self, _lane: Lane) -> Task | None:
         with self._lock:

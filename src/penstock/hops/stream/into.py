@@ -59,12 +59,14 @@ def _writable(name: str, tensor: PlannedTensor, buffer: Any) -> memoryview:
 
 
 def _of_tensor(name: str, tensor: Any) -> memoryview:
-    """A torch tensor's memory: torch does not export the buffer protocol, numpy does it for it."""
-    try:
-        from penstock.hops.stream.land.to_torch import host_bytes
+    """A torch tensor's memory: torch does not export the buffer protocol."""
+    if type(tensor).__module__.partition(".")[0] != "torch":
+        raise UsageError(f"what is given for {name!a} is no writable memory, but {type(tensor).__name__}")
+    from penstock.hops.stream.land.to_torch import host_bytes
 
+    try:
         return host_bytes(tensor)
-    except (TypeError, AttributeError, RuntimeError) as error:
+    except TypeError as error:
         raise UsageError(f"what is given for {name!a} is no writable memory: {error}") from None
 
 

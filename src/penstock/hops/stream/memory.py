@@ -63,7 +63,7 @@ class Arena:
         return buffer
 
     def give_back(self, start: int, end: int) -> None:
-        """[start, end) is free."""
+        """The bytes [start, end) are free."""
         if start < end:
             if self._retired:
                 self._discard(start, end)
@@ -290,28 +290,39 @@ class FilePool(FreshPool):
     """
 
     def __init__(self, memory_bytes: int) -> None:
-        super().__init__(memory_bytes)
-        self._files: dict[str, tuple[int, Ticket]] = {}
+        super().__init__(memory_bytes // 2)  # the other half is for what the caller has in its hands
+        self._files: dict[str, tuple[int, Ticket, Arena]] = {}
 
     def _make(self, block: Block, ticket: Ticket) -> Region:
         if not block.size_bytes:
             return super()._make(block, ticket)
-        begin = block.phase - block.phase % mmap.ALLOCATIONGRANULARITY
-        length = block.phase + block.size_bytes - begin
+        if ticket.url not in self._files:
+            self._files[ticket.url] = self._open(ticket)
+        fd, _, arena = self._files[ticket.url]
+        self._check(fd, ticket)
+        return Region(arena, block.phase, block.size_bytes, mapped=True)
+
+    def _open(self, ticket: Ticket) -> tuple[int, Ticket, Arena]:
+        """Map the whole of a file, once: what is mapped holds a descriptor, and what nobody looks at, no memory."""
         try:
-            if ticket.url not in self._files:
-                self._files[ticket.url] = os.open(file_path(ticket.url), os.O_RDONLY | os.O_CLOEXEC), ticket
-            fd, _ = self._files[ticket.url]
+            fd = os.open(file_path(ticket.url), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise map_os_error(error, ticket.name, "read") from error
+        try:
             self._check(fd, ticket)
-            memory = mmap.mmap(fd, length, access=mmap.ACCESS_COPY, offset=begin)
-        except (OSError, ValueError) as error:  # ValueError: shorter than that by now
+            memory = mmap.mmap(fd, ticket.size_bytes, access=mmap.ACCESS_COPY)
+        except BaseException as error:
+            os.close(fd)
             if isinstance(error, PenstockError):
                 raise
-            cause = error if isinstance(error, OSError) else OSError(0, str(error))
-            raise map_os_error(cause, ticket.name, "read") from error
-        arena = Arena(memory, length, freed=self.freed, taken=True)
+            if isinstance(error, ValueError):  # shorter than that by now
+                raise ObjectChanged(f"{ticket.name}: the file changed while it was read") from error
+            if isinstance(error, OSError):
+                raise map_os_error(error, ticket.name, "read") from error
+            raise
+        arena = Arena(memory, ticket.size_bytes, freed=self.freed, taken=True)
         arena.retire()
-        return Region(arena, block.phase - begin, block.size_bytes, mapped=True)
+        return fd, ticket, arena
 
     def _check(self, fd: int, ticket: Ticket) -> None:
         status = os.fstat(fd)
@@ -320,11 +331,11 @@ class FilePool(FreshPool):
 
     def finish(self) -> None:
         """As the protocol says: what was mapped is still what was planned."""
-        for fd, ticket in self._files.values():
+        for fd, ticket, _ in self._files.values():
             self._check(fd, ticket)
 
     def close(self) -> None:
         """As the protocol says."""
-        for fd, _ in self._files.values():
+        for fd, _, _ in self._files.values():
             os.close(fd)
         self._files = {}

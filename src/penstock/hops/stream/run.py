@@ -136,9 +136,9 @@ class TensorStream:
         self.close()
 
     def __del__(self) -> None:
-        try:
+        try:  # noqa: SIM105  contextlib may be gone: half made, or the interpreter ends and takes modules away
             self.close()
-        except Exception:  # noqa: BLE001, S110, SIM105  half made, or the interpreter ends and takes modules away
+        except Exception:  # noqa: BLE001, S110
             pass
 
     # -- telling
