@@ -79,7 +79,13 @@ $(ENGINES)/.installed:
 	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check 'ray[serve,data]==2.60.*' jsonref
 	@touch $@
 
-engines: $(VENV)/.installed-peers $(ENGINES)/.installed
+# penstock from this tree, and the loaders that it is compared with, beside the engines' torch.
+$(ENGINES)/.installed-loaders: pyproject.toml | $(ENGINES)/.installed
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'runai-model-streamer[s3]==0.17.*' 'fastsafetensors==0.5.*' --editable '.[all]'
+	@touch $@
+
+engines: $(VENV)/.installed-peers $(ENGINES)/.installed-loaders
 	$(BIN)/python -m pytest tests/engines
 
 bench-copy: $(VENV)/.installed-peers
@@ -88,15 +94,9 @@ bench-copy: $(VENV)/.installed-peers
 bench-pull: $(VENV)/.installed-peers
 	$(BIN)/python -m bench.pull $(BENCH)
 
-# Loaders are compared beside the engine's torch; penstock comes from this tree.
-$(ENGINES)/.installed-loaders: pyproject.toml | $(ENGINES)/.installed
-	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  'runai-model-streamer[s3]==0.17.*' 'fastsafetensors==0.5.*' 'ml_dtypes>=0.5' --editable .
-	@touch $@
-
 bench-stream: $(VENV)/.installed-dev $(ENGINES)/.installed-loaders
 	$(BIN)/python -m bench.stream --engines $(ENGINES)/bin/python $(BENCH)
 
 clean:
 	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests bench tools demo -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests bench tools demo examples -name __pycache__ -type d -prune -exec rm -rf {} +
