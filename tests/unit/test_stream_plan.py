@@ -126,12 +126,18 @@ def test_small_gaps_are_read_over_and_large_ones_are_not() -> None:
     assert second[1] - second[0] == 1000
 
 
-def test_a_small_tensor_alone_is_not_widened_to_a_chunk() -> None:
-    """4 MiB for the sake of 1 kB's checksum would be a poor bargain; it is said that it was not verified."""
-    sizes = {"before": 10 * MiB, "a": 1000, "after": 10 * MiB}
-    plan = plan_stream([make_file("f", sizes)], names="a")
-    assert plan.read_bytes < 3 * MiB
-    assert plan.unverified_bytes == plan.read_bytes
+def test_a_small_tensor_alone_is_read_with_its_chunk() -> None:
+    """So that it is verified; who wants its bytes alone asks for no verification."""
+    files = [make_file("f", {"before": 10 * MiB, "a": 1000, "after": 10 * MiB})]
+    plan = plan_stream(files, names="a")
+    assert reads(plan) == [(8 * MiB, 12 * MiB)]
+    assert plan.unverified_bytes == 0
+    assert plan_stream(files, names="a", verify=False).read_bytes == 1000
+
+
+def test_what_lies_in_one_chunk_is_read_once() -> None:
+    sizes = {"a": 1000, "gap": GAP_BYTES * 2, "b": 1000}
+    assert reads(plan_stream([make_file("f", sizes)], names=["a", "b"])) == [(0, HEADER_BYTES + 2000 + 2 * GAP_BYTES)]
 
 
 def test_names_are_globs() -> None:

@@ -1,7 +1,7 @@
 """What a stream will read, decided before any weight byte: same inputs, same plan, no I/O.
 
 Tensors in file order; the ranges they lie in, joined where gaps are small and widened to whole checksum chunks where
-that costs little; cut into blocks, which land in one piece of memory each, and into pieces, which one lane reads.
+they are to be verified; cut into blocks, which land in one piece of memory each, and into pieces, which one lane reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ GAP_BYTES: Final = 1 * MiB  # read over rather than asked for anew: about what a
 BLOCK_BYTES: Final = 32 * MiB  # guess: enough for several lanes, little beside the ring
 PIECE_BYTES: Final = 8 * MiB  # measured: 2 to 8 MiB are best, DESIGN section 3
 MAX_CHUNK_BYTES: Final = 64 * MiB  # a manifest with larger chunks is not verified by: a chunk is read in one piece
-_WIDEN_SHARE: Final = 0.25  # of a range, that may be read for the sake of its checksums
 
 Names = str | Sequence[str] | Callable[[str], bool] | None
 Index = slice | int | tuple[slice | int, ...]
@@ -300,7 +299,7 @@ def _join(tensors: Sequence[PlannedTensor], size_bytes: int, chunk_bytes: int) -
     """Tensors joined over small gaps; what lies in several ranges stays for itself."""
     run: list[PlannedTensor] = []
     for tensor in tensors:
-        if run and (len(tensor.ranges) > 1 or len(run[-1].ranges) > 1 or tensor.start - run[-1].end >= GAP_BYTES):
+        if run and not _is_near(run[-1], tensor, chunk_bytes):
             yield _widen(run, size_bytes, chunk_bytes)
             run = []
         run.append(tensor)
@@ -308,14 +307,21 @@ def _join(tensors: Sequence[PlannedTensor], size_bytes: int, chunk_bytes: int) -
         yield _widen(run, size_bytes, chunk_bytes)
 
 
+def _is_near(before: PlannedTensor, tensor: PlannedTensor, chunk_bytes: int) -> bool:
+    """Whether what lies between two tensors is read over: it is little, or verified with one of them anyway."""
+    if len(tensor.ranges) > 1 or len(before.ranges) > 1:
+        return False
+    if chunk_bytes and tensor.start // chunk_bytes <= before.end // chunk_bytes:
+        return True
+    return tensor.start - before.end < GAP_BYTES
+
+
 def _widen(run: list[PlannedTensor], size_bytes: int, chunk_bytes: int) -> _Run:
-    """To whole chunks, at each end where that is little beside the run."""
+    """To whole chunks."""
     start, end = run[0].start, max(tensor.end for tensor in run)
     if not chunk_bytes or len(run[0].ranges) > 1 or start == end:
         return _Run(run, start, end)
-    affordable = max(GAP_BYTES, int(_WIDEN_SHARE * (end - start)))
-    before, after = start % chunk_bytes, min(size_bytes, -(-end // chunk_bytes) * chunk_bytes) - end
-    return _Run(run, start - before if before <= affordable else start, end + after if after <= affordable else end)
+    return _Run(run, start - start % chunk_bytes, min(size_bytes, -(-end // chunk_bytes) * chunk_bytes))
 
 
 def _unverified(run: _Run, chunk_bytes: int, size_bytes: int) -> int:
