@@ -19,7 +19,8 @@ import urllib.parse
 from threading import Lock, Thread
 from xml.sax.saxutils import escape
 
-from penstock.digest import combine_crc32c, crc32c
+from penstock.crc import combine_crc32c
+from penstock.digest import crc32c
 from penstock.units import MiB
 
 _SMALL_BYTES = 8 * MiB

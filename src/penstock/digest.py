@@ -8,11 +8,9 @@ MD5 (0.8) is never used.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
 import hashlib
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 import google_crc32c
@@ -99,12 +97,18 @@ class _Pointer:
         self._keep = None
 
 
+def _libcrypto_names() -> Iterator[str]:
+    yield from ("libcrypto.so.3", "libcrypto.so.1.1")
+    from ctypes.util import find_library  # which runs a compiler, where there is one
+
+    if name := find_library("crypto"):
+        yield name
+
+
 @functools.cache
 def _libcrypto() -> ctypes.CDLL | None:
     """The libcrypto that answers like hashlib, saved and restored at an odd offset; or None."""
-    for name in ("libcrypto.so.3", "libcrypto.so.1.1", ctypes.util.find_library("crypto")):
-        if not name:
-            continue
+    for name in _libcrypto_names():
         try:
             lib = ctypes.CDLL(name)
             for function in (lib.SHA256_Init, lib.SHA256_Update, lib.SHA256_Final):
@@ -226,68 +230,3 @@ class ChunkCrcs:
         """All is there; the last chunk may be shorter, and of nothing there is none."""
         self.arrived(len(self._view))
         return self._crcs
-
-
-_POLYNOMIAL: Final = 0x82F63B78  # Castagnoli, reflected
-
-
-_Operator = tuple[tuple[int, ...], ...]
-
-
-def _apply(operator: _Operator, crc: int) -> int:
-    """A linear map of 32 bits, written as what each of the four bytes contributes."""
-    low, second, third, high = operator
-    return low[crc & 255] ^ second[crc >> 8 & 255] ^ third[crc >> 16 & 255] ^ high[crc >> 24]
-
-
-def _tabulate(rows: Sequence[int]) -> _Operator:
-    """The operator that maps bit n to `rows[n]`."""
-    tables: list[tuple[int, ...]] = []
-    for byte in range(4):
-        table = [0]
-        for row in rows[8 * byte : 8 * byte + 8]:
-            table += [row ^ entry for entry in table]
-        tables.append(tuple(table))
-    return tuple(tables)
-
-
-@functools.cache
-def _append_zeros(log2_bytes: int) -> _Operator:
-    """The operator that appends `2**log2_bytes` zero bytes to a crc. Source: zlib's crc32_combine, other polynomial."""
-    if log2_bytes == 0:
-        rows = [1 << bit for bit in range(32)]
-        for _ in range(8):
-            rows = [row >> 1 ^ (_POLYNOMIAL if row & 1 else 0) for row in rows]
-        return _tabulate(rows)
-    half = _append_zeros(log2_bytes - 1)
-    return _tabulate([_apply(half, _apply(half, 1 << bit)) for bit in range(32)])
-
-
-def combine_crc32c(first: int, second: int, second_bytes: int) -> int:
-    """The crc32c of A + B from those of A and B and the length of B in bytes. A power of two takes one step."""
-    while second_bytes:
-        lowest_bit = second_bytes & -second_bytes
-        first = _apply(_append_zeros(lowest_bit.bit_length() - 1), first)
-        second_bytes ^= lowest_bit
-    return first ^ second
-
-
-def combine_chunks(crcs: Sequence[int], chunk_bytes: int, size_bytes: int) -> int:
-    """The crc32c of a whole of `size_bytes` from those of its chunks."""
-    whole = 0
-    for index, crc in enumerate(crcs):
-        whole = combine_crc32c(whole, crc, min(chunk_bytes, size_bytes - index * chunk_bytes))
-    return whole
-
-
-def pack_crcs(crcs: Sequence[int]) -> str:
-    """Chunk checksums as a manifest writes them: 8 hex digits each, in order."""
-    return struct.pack(f">{len(crcs)}I", *crcs).hex()
-
-
-def unpack_crcs(text: str) -> tuple[int, ...]:
-    """What `pack_crcs` packed. Raises ValueError when `text` is not whole checksums in hex."""
-    raw = bytes.fromhex(text)
-    if len(raw) % 4:
-        raise ValueError(f"{len(raw)} bytes are not a whole number of checksums")
-    return struct.unpack(f">{len(raw) // 4}I", raw)

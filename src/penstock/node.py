@@ -13,14 +13,14 @@ from penstock.errors import NotFound, UsageError
 from penstock.hops.copy.report import DEFAULT_MEMORY_BYTES, Observer
 from penstock.hops.pull.report import Pull, PullPlan, PullReport
 from penstock.hops.pull.run import run_pull, run_pull_to
-from penstock.stores.local import open_local
-from penstock.stores.open import open_reader
 from penstock.units import parse_size
 
 if TYPE_CHECKING:
     from penstock.cache.entries import CacheEntry
     from penstock.cache.evict import Eviction
     from penstock.hops.copy.verify import VerifyReport
+    from penstock.ref import Ref
+    from penstock.stores.base import Reader
     from penstock.wire.dial import Dialer
 
 _SILENT: Final = Observer()
@@ -91,8 +91,9 @@ def pull_report(
     wanted = Pull(
         ref=resolve(ref, revision=revision),
         options=make_options(include, exclude, memory_bytes, lanes, max_bytes_per_s, force=False),
-        open_source=lambda ref: open_reader(ref, env=env),
+        open_source=lambda ref: _open_reader(ref, env),
         dialer=lambda: _open_dialer(env),
+        glance=lambda ref, place: _glance(ref, place, env),
         observer=observer,
         offline=offline,
         max_bytes=max_cache_bytes if max_cache_bytes is not None else _cache_limit(env),
@@ -105,6 +106,8 @@ def pull_report(
 
             report = repair_snapshot(wanted, root, report)
         return report
+    from penstock.stores.local import open_local
+
     store = open_local(resolve(os.fspath(to), destination=True), env)
     try:
         report = run_pull_to(wanted, store)
@@ -149,7 +152,7 @@ def plan_pull(
     wanted = Pull(
         ref=resolve(ref, revision=revision),
         options=make_options(include, exclude, memory_bytes, None, None, force=False),
-        open_source=lambda ref: open_reader(ref, env=env),
+        open_source=lambda ref: _open_reader(ref, env),
         dialer=lambda: _open_dialer(env),
         observer=_SILENT,
     )
@@ -255,6 +258,18 @@ def _cache_limit(env: Mapping[str, str]) -> int | None:
         return parse_size(text) if text else None
     except ValueError as error:
         raise UsageError(f"PENSTOCK_CACHE_MAX {error}") from None
+
+
+def _open_reader(ref: Ref, env: Mapping[str, str]) -> Reader:
+    from penstock.stores.open import open_reader
+
+    return open_reader(ref, env=env)
+
+
+def _glance(ref: Ref, place: Mapping[str, str], env: Mapping[str, str]) -> str | None:
+    from penstock.stores.glance import glance
+
+    return glance(ref, place, env)
 
 
 def _open_dialer(env: Mapping[str, str]) -> Dialer:

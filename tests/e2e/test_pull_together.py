@@ -17,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from scenes import MODEL, PART_BYTES, Hub, digest_folder, penstock_process, wait_until
 
 from penstock.cache.layout import Snapshot
-from penstock.cache.store import is_complete
+from penstock.cache.marker import is_complete
 from penstock.errors import NotFound
 from penstock.node import pull_report
 

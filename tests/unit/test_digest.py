@@ -12,17 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import digest
+from penstock.crc import combine_chunks, combine_crc32c, pack_crcs, unpack_crcs
 from penstock.digest import (
     ChunkCrcs,
-    combine_chunks,
-    combine_crc32c,
     crc32c,
     crc32c_chunks,
     git_blob_sha1,
     open_sha256,
-    pack_crcs,
     reopen_sha256,
-    unpack_crcs,
 )
 
 pieces = st.lists(st.binary(max_size=300), max_size=8)

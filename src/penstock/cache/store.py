@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from penstock.cache.layout import Snapshot
+from penstock.cache.marker import read_marker
 from penstock.errors import AlreadyExists, NotFound, PenstockError, UsageError, VerificationFailed
 from penstock.model.manifest import MANIFEST_KEY, Manifest, ManifestFile, Origin, dump_manifest, parse_manifest
 from penstock.ref import OWN_FOLDER, Ref
@@ -37,17 +38,6 @@ class CacheStore(LocalStore):
         super().__init__(Ref(scheme="file", place="", path=str(snapshot.path)), snapshot.fill)
         self.snapshot = snapshot
 
-    def manifest(self) -> Manifest | None:
-        """The marker's content; None while the snapshot is not complete. Raises VerificationFailed if it is broken."""
-        try:
-            return parse_manifest(self.snapshot.marker.read_bytes(), name=str(self.snapshot.marker))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if isinstance(error, PenstockError):
-                raise
-            raise map_os_error(error, str(self.snapshot.marker), "read") from error
-
     # -- reading
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
@@ -58,7 +48,7 @@ class CacheStore(LocalStore):
             yield info
         if under.partition("/")[0] == OWN_FOLDER:
             return
-        manifest = self.manifest()
+        manifest = read_marker(self.snapshot)
         for file in manifest.files if manifest else ():
             if file.path not in seen and (not under or file.path.startswith(f"{under}/")):
                 with contextlib.suppress(NotFound):
@@ -219,27 +209,6 @@ class KnownBlobs(LocalStore):
         except OSError as error:
             raise map_os_error(error, str(path), "stat") from error
         return ObjectInfo(key=key, size_bytes=status.st_size, version=file_identity(status), crc32c=entry.crc32c)
-
-
-def is_complete(snapshot: Snapshot) -> Manifest | None:
-    """The manifest of a snapshot whose marker is there and whose files all have their length; else None.
-
-    Reads no content: one small file, and a stat for each of the model's.
-    """
-    try:
-        manifest = CacheStore(snapshot).manifest()
-    except (VerificationFailed, UsageError):  # broken, or written by a newer penstock
-        return None
-    if manifest is None or not all(_has_length(snapshot.path / file.path, file.size_bytes) for file in manifest.files):
-        return None
-    return manifest
-
-
-def _has_length(path: Path, size_bytes: int) -> bool:
-    try:
-        return path.stat().st_size == size_bytes
-    except OSError:
-        return False
 
 
 def point_ref(snapshot: Snapshot, revision: str) -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Thread
 from typing import Final
 
 from penstock.cache.layout import Snapshot
@@ -40,7 +37,9 @@ def last_use_s(snapshot: Snapshot) -> float:
 @contextlib.contextmanager
 def use(snapshot: Snapshot) -> Iterator[None]:
     """Hold the model: it is not evicted inside this block, nor for a minute after a process that dies in it."""
-    path = snapshot.own / "uses" / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    path = snapshot.own / "uses" / _lease_name()
+    from threading import Event, Thread
+
     ended = Event()
 
     def beat() -> None:
@@ -61,6 +60,10 @@ def use(snapshot: Snapshot) -> Iterator[None]:
         thread.join()
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _lease_name() -> str:
+    return f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def why_used(snapshot: Snapshot) -> str | None:
@@ -90,7 +93,7 @@ def lately(path: Path) -> bool:
 
 def _now(folder: Path) -> float:
     """The file system's clock."""
-    probe = folder / f".now-{uuid.uuid4().hex[:8]}"
+    probe = folder / f".now-{os.urandom(4).hex()}"
     try:
         probe.touch()
         return probe.stat().st_mtime

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from penstock._version import __version__
-from penstock.digest import combine_chunks, pack_crcs, unpack_crcs
+from penstock.crc import combine_chunks, pack_crcs, unpack_crcs
 from penstock.errors import UsageError
 from penstock.model.dtype import DTYPE_BITS, tensor_bytes
 from penstock.model.strict_json import Value, is_unicode, parse_json

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from penstock.digest import combine_crc32c, crc32c
+from penstock.crc import combine_crc32c
+from penstock.digest import crc32c
 from penstock.errors import PenstockError, Unavailable
 from penstock.stores.base import Upload
 

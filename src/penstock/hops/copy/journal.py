@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from penstock.digest import pack_crcs, unpack_crcs
+from penstock.crc import pack_crcs, unpack_crcs
 from penstock.errors import NotFound, UsageError, VerificationFailed
 from penstock.model.manifest import CHUNK_BYTES, TOOL, Manifest, ManifestFile, parse_manifest
 from penstock.ref import OWN_FOLDER, check_file_name

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final, Protocol
 
-from penstock.digest import ChunkCrcs, combine_chunks, crc32c, open_sha256, reopen_sha256
+from penstock.crc import combine_chunks
+from penstock.digest import ChunkCrcs, crc32c, open_sha256, reopen_sha256
 from penstock.errors import Unavailable, UploadGone, VerificationFailed
 from penstock.hops.copy.journal import FileState
 from penstock.hops.copy.owner import boot_id

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from penstock.cache.evict import make_room
 from penstock.cache.layout import Snapshot, name_snapshot
-from penstock.cache.store import CacheStore, check_names, is_complete, point_ref
+from penstock.cache.marker import is_complete
+from penstock.cache.store import CacheStore, check_names, point_ref
 from penstock.cache.uses import note_use
 from penstock.errors import NotFound, PenstockError
 from penstock.hops.copy.look import ask_source, describe_copy
@@ -15,7 +16,7 @@ from penstock.hops.copy.publish import LATEST_KEY
 from penstock.hops.copy.report import CopyReport
 from penstock.hops.copy.run import run_copy
 from penstock.hops.copy.source import SourceModel, read_manifest
-from penstock.hops.pull.notes import Note, first_probe, note_path, probe_version, write_note
+from penstock.hops.pull.notes import Note, Probe, find_probe, note_path, write_note
 from penstock.hops.pull.report import Pull, PullPlan, PullReport, is_commit, report_folder, report_snapshot
 from penstock.hops.pull.run import FLAT_NOTE, flat_name
 from penstock.hops.pull.share import find_known, find_vouched
@@ -44,8 +45,7 @@ def fill_cache(pull: Pull, root: Path, began: float) -> PullReport:
         if not pull.only:
             _point_refs(pull, snapshot, model)
     note = _note(model, manifest, probe, snapshot.repo, snapshot.commit)
-    if note is not None:
-        write_note(note_path(root, pull.ref, pull.only), note)
+    write_note(note_path(root, pull.ref, pull.only), note)
     note_use(snapshot)
     return report_snapshot(pull, snapshot, manifest, began, report)
 
@@ -62,9 +62,7 @@ def fill_folder(pull: Pull, store: LocalStore, began: float) -> PullReport:
     manifest = read_manifest(store)
     if manifest is None:
         raise NotFound(f"{store.root}: was complete, and is not any more", hint="run the same command again")
-    note = _note(model, manifest, probe, flat_name(pull), manifest.origin.commit or "")
-    if note is not None:
-        write_note(store.root / FLAT_NOTE, note)
+    write_note(store.root / FLAT_NOTE, _note(model, manifest, probe, flat_name(pull), manifest.origin.commit or ""))
     return report_folder(pull, store.root, manifest, began, report)
 
 
@@ -72,26 +70,26 @@ def _ask(pull: Pull, reader: Reader) -> SourceModel:
     return ask_source(reader, pull.options, Pace(give_up_s=PLAN_GIVE_UP_S, note=pull.observer.note))
 
 
-def _probe(pull: Pull, reader: Reader, version: str | None) -> tuple[str, str] | None:
+def _probe(pull: Pull, reader: Reader, version: str | None) -> Probe | None:
     """What to ask a bucket next time, and its answer now: before the model is read, so that no change is missed."""
     if pull.ref.scheme == "hf":
         return None
     if version is None:
-        return first_probe(reader)
+        return find_probe(reader)
     above = pull.open_source(pull.ref)
     try:
-        found = probe_version(above, LATEST_KEY)
+        return find_probe(above, LATEST_KEY)
     finally:
         above.close()
-    return None if found is None else (LATEST_KEY, found)
 
 
-def _note(model: SourceModel, manifest: Manifest, probe: tuple[str, str] | None, repo: str, commit: str) -> Note | None:
+def _note(model: SourceModel, manifest: Manifest, probe: Probe | None, repo: str, commit: str) -> Note:
     """Of a model on the Hub the probe is a file: one outside LFS is answered without a look at the CDN."""
     if model.origin.kind == "hub" and model.ref.startswith("hf://") and model.origin.commit:
         smallest = min(manifest.files, key=lambda file: (file.git_sha1 is None, file.size_bytes)).path
-        probe = smallest, model.origin.commit
-    return None if probe is None else Note(repo=repo, commit=commit, probe=probe[0], version=probe[1])
+        probe = Probe(key=smallest, version=model.origin.commit)
+    probe = probe or Probe(key="", version="")
+    return Note(repo=repo, commit=commit, probe=probe.key, version=probe.version, place=probe.place)
 
 
 def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheStore) -> CopyReport | None:

@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from penstock.cache.store import replace_file
 from penstock.errors import NotFound
 from penstock.model.manifest import MANIFEST_KEY
 from penstock.ref import Ref
-from penstock.stores.base import Reader
+
+if TYPE_CHECKING:
+    from penstock.stores.base import Reader
 
 FORMAT: Final = 1
 
@@ -23,13 +24,16 @@ FORMAT: Final = 1
 class Note:
     """`repo`, `commit`: the snapshot. `probe`: the object whose version tells whether the source is as it was.
 
-    Of a model on the Hub `probe` is a file to ask for, and `version` the Hub's commit.
+    An empty `probe`: the source has no such object, and has to be looked at anew.
+    Of a model on the Hub `probe` is a file to ask for, and `version` the Hub's commit. `place`: what the store said of
+    where the probe lies, for `stores.glance`.
     """
 
     repo: str
     commit: str
     probe: str
     version: str
+    place: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def note_path(root: Path, ref: Ref, only: Sequence[str]) -> Path:
@@ -40,15 +44,19 @@ def note_path(root: Path, ref: Ref, only: Sequence[str]) -> Path:
 
 def read_note(path: Path) -> Note | None:
     """The note there; None if there is none, or it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         fields = json.loads(path.read_bytes())
         if fields["format"] == FORMAT:
-            return Note(**{field.name: str(fields[field.name]) for field in dataclasses.fields(Note)})
+            place = {str(name): str(value) for name, value in fields.get("place", {}).items()}
+            texts = {name: str(fields[name]) for name in ("repo", "commit", "probe", "version")}
+            return Note(**texts, place=place)
     return None
 
 
 def write_note(path: Path, note: Note) -> None:
     """Remember; on a cache that cannot be written there is nothing to remember for."""
+    from penstock.cache.store import replace_file
+
     with contextlib.suppress(OSError):
         replace_file(path, json.dumps({"format": FORMAT, **dataclasses.asdict(note)}).encode())
 
@@ -60,7 +68,19 @@ def probe_version(reader: Reader, probe: str) -> str | None:
     return None
 
 
-def first_probe(reader: Reader) -> tuple[str, str] | None:
-    """What to ask for in the next pull from a bucket, and its version now; None where there is no manifest."""
-    version = probe_version(reader, MANIFEST_KEY)
-    return None if version is None else (MANIFEST_KEY, version)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What to ask for in the next pull, its version now, and where it lies if the store can say so."""
+
+    key: str
+    version: str
+    place: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def find_probe(reader: Reader, key: str = MANIFEST_KEY) -> Probe | None:
+    """The object `key` as what to ask for in the next pull from a bucket; None where there is none."""
+    version = probe_version(reader, key)
+    if version is None:
+        return None
+    remember = getattr(reader, "remember", None)
+    return Probe(key=key, version=version, place=(remember(key) if remember else None) or {})

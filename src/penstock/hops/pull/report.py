@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.cache.layout import Snapshot
 from penstock.model.manifest import MANIFEST_KEY, Manifest
 from penstock.ref import Ref
-from penstock.stores.base import Reader
 
 if TYPE_CHECKING:
     from penstock.hops.copy.report import CopyReport, Observer, Options
+    from penstock.stores.base import Reader
     from penstock.wire.dial import Dialer
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -66,6 +66,8 @@ class PullPlan:
 class Pull:
     """What is pulled and how. `open_source`: of a ref. `offline`: only what is here, and nobody is asked.
 
+    `glance`: `stores.glance` in the environment at hand.
+
     `max_bytes`: of the cache, beyond which models not used for longest make room; None for no bound but the disk's.
     """
 
@@ -74,6 +76,7 @@ class Pull:
     open_source: Callable[[Ref], Reader]
     dialer: Callable[[], Dialer]
     observer: Observer
+    glance: Callable[[Ref, Mapping[str, str]], str | None] = lambda _ref, _place: None
     offline: bool = False
     max_bytes: int | None = None
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.cache.layout import Snapshot
-from penstock.cache.store import is_complete
+from penstock.cache.marker import is_complete
 from penstock.cache.uses import note_use
 from penstock.errors import NotFound, PenstockError
 from penstock.hops.pull.notes import Note, note_path, probe_version, read_note
 from penstock.hops.pull.report import Pull, PullReport, is_commit, report_folder, report_snapshot
 from penstock.model.manifest import MANIFEST_KEY, Manifest, parse_manifest
 from penstock.ref import OWN_FOLDER
-from penstock.stores.base import Reader
-from penstock.stores.local.store import LocalStore
+
+if TYPE_CHECKING:
+    from penstock.stores.base import Reader
+    from penstock.stores.local.store import LocalStore
 
 
 def run_pull(pull: Pull, root: Path) -> PullReport:
@@ -90,8 +93,10 @@ def _is_unchanged(pull: Pull, note: Note | None) -> bool:
     """Whether the source is what it was when the note was taken; asked in one request, if at all."""
     if pull.offline or pull.is_pinned:
         return True
-    if note is None:
+    if note is None or not note.probe:
         return False
+    if note.place and pull.glance(pull.ref, note.place) == note.version:
+        return True
     from penstock.wire.pace import PLAN_GIVE_UP_S, Pace
 
     reader = pull.open_source(pull.ref)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from penstock.cache.layout import Snapshot, find_snapshots
-from penstock.cache.store import CacheStore, KnownBlobs
+from penstock.cache.marker import read_marker
+from penstock.cache.store import KnownBlobs
 from penstock.errors import PenstockError
 from penstock.hops.copy.digesting import digest_files
 from penstock.hops.copy.plan import PlannedFile
@@ -56,7 +57,7 @@ def _vouched(snapshot: Snapshot) -> dict[str, ManifestFile]:
         if other.repo != snapshot.repo or other.commit == snapshot.commit:
             continue
         try:
-            manifest = CacheStore(other).manifest()
+            manifest = read_marker(other)
         except PenstockError:
             continue
         for file in manifest.files if manifest else ():

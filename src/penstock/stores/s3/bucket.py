@@ -13,6 +13,7 @@ from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
 from penstock.stores.s3.errors import status_of
+from penstock.stores.s3.glance import remember
 from penstock.stores.s3.login import Account
 from penstock.wire.single_flight import SingleFlight
 
@@ -76,6 +77,13 @@ class Bucket:
         now = time.time()
         S3SigV4QueryAuth(credentials, address.service, address.region, expires=_TICKET_S).add_auth(request)
         return str(request.url), min(now + _TICKET_S, self._account.expires_at() or float("inf"))
+
+    def remember(self, full_key: str) -> dict[str, str] | None:
+        """What `glance` needs of an object; None where requests are signed in another way than it knows."""
+        address = self._settled()
+        if address.service != "s3":
+            return None
+        return remember(f"{address.url}/{urllib.parse.quote(full_key)}", address.region, self._account.env)
 
     def reaches(self, other: Bucket) -> bool:
         """Whether the service that holds this bucket holds the other too, and so can copy between them."""

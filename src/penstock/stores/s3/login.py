@@ -31,10 +31,10 @@ class Account:
 
     def __init__(self, ref: Ref, env: Mapping[str, str]) -> None:
         self._ref = ref
-        self._env = env
+        self.env = env
         self._anonymous = ref.anonymous
         with mapped("open", str(ref)):
-            self._session = self._open_session()
+            self._session = _open_session(env)
             self._endpoint = self._configured_endpoint()
             self._region = self._configured_region()
             self.credentials = None if ref.anonymous else self._session.get_credentials()
@@ -59,36 +59,25 @@ class Account:
         expiry = getattr(self.credentials, "_expiry_time", None)  # botocore shows it nowhere else
         return None if expiry is None else float(expiry.timestamp())
 
-    def _open_session(self) -> Any:
-        session = botocore.session.Session(profile=self._env.get("AWS_PROFILE") or None)
-        session.set_default_client_config(_patience())  # for signing in too, where botocore's own is six minutes
-        for name, key in (("AWS_CONFIG_FILE", "config_file"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials_file")):
-            if self._env.get(name):
-                session.set_config_variable(key, self._env[name])
-        key_id, secret = self._env.get("AWS_ACCESS_KEY_ID"), self._env.get("AWS_SECRET_ACCESS_KEY")
-        if key_id and secret:  # win over AWS_PROFILE, as in every AWS tool
-            session.set_credentials(key_id, secret, self._env.get("AWS_SESSION_TOKEN") or None)
-        return session
-
     def _configured_endpoint(self) -> str | None:
-        if self._env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        if self.env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
             return None
         for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-            if self._env.get(name):
-                return parse_endpoint(name, self._env[name], example="https://minio.example.com")
+            if self.env.get(name):
+                return parse_endpoint(name, self.env[name], example="https://minio.example.com")
         return None
 
     def _configured_region(self) -> str:
-        named = self._env.get("AWS_REGION") or self._env.get("AWS_DEFAULT_REGION")
+        named = self.env.get("AWS_REGION") or self.env.get("AWS_DEFAULT_REGION")
         return str(named or self._session.get_config_variable("region") or "us-east-1")
 
     def _proxies(self) -> dict[str, str]:
         """The proxies of `env`, where botocore would ask the process."""
         endpoint = self._endpoint or f"//{self._ref.place}.s3.{self._region}.amazonaws.com"
-        return find_proxies(self._env, urllib.parse.urlsplit(endpoint).hostname or "")
+        return find_proxies(self.env, urllib.parse.urlsplit(endpoint).hostname or "")
 
     def _open_client(self) -> Any:
-        style = self._env.get("AWS_S3_ADDRESSING_STYLE")
+        style = self.env.get("AWS_S3_ADDRESSING_STYLE")
         if style is None and self._endpoint and "s3" not in self._session.get_scoped_config():
             style = "path"  # most compatible servers have no name for each bucket
         config = botocore.config.Config(
@@ -105,7 +94,7 @@ class Account:
                 "s3",
                 region_name=self._region,
                 endpoint_url=self._endpoint,
-                verify=find_bundle(self._env, "AWS_CA_BUNDLE"),
+                verify=find_bundle(self.env, "AWS_CA_BUNDLE"),
                 config=config,
             )
         except boto_errors.BotoCoreError:
@@ -123,3 +112,24 @@ def _patience() -> Any:
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
     )
+
+
+def find_credentials(env: Mapping[str, str]) -> Any:
+    """Botocore's credentials, without a client. Raises Denied where there are none, UsageError for a wrong profile."""
+    with mapped("find credentials for", "s3://"):
+        credentials = _open_session(env).get_credentials()
+        if credentials is None:
+            raise boto_errors.NoCredentialsError
+        return credentials
+
+
+def _open_session(env: Mapping[str, str]) -> Any:
+    session = botocore.session.Session(profile=env.get("AWS_PROFILE") or None)
+    session.set_default_client_config(_patience())  # for signing in too, where botocore's own is six minutes
+    for name, key in (("AWS_CONFIG_FILE", "config_file"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials_file")):
+        if env.get(name):
+            session.set_config_variable(key, env[name])
+    key_id, secret = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
+    if key_id and secret:  # win over AWS_PROFILE, as in every AWS tool
+        session.set_credentials(key_id, secret, env.get("AWS_SESSION_TOKEN") or None)
+    return session

@@ -121,6 +121,11 @@ class S3Store:
         headers = {"If-Match": info.version} if info.version else {}
         return Ticket(name=name, url=url, size_bytes=info.size_bytes, headers=headers, expires_at=expires_at)
 
+    def remember(self, key: str) -> dict[str, str] | None:
+        """What `glance` needs to ask for an object in a later process; None where it cannot."""
+        with mapped("stat", self._keys.name(key)):
+            return self.bucket.remember(self._keys.full(key))
+
     def close(self) -> None:
         """Let go of connections."""
         self.bucket.close()

@@ -1,0 +1,44 @@
+"""Whether a snapshot is complete, and what says so: all that a warm start reads, and so it imports little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.cache.layout import Snapshot
+from penstock.errors import PenstockError, UsageError, VerificationFailed
+from penstock.model.manifest import Manifest, parse_manifest
+
+
+def read_marker(snapshot: Snapshot) -> Manifest | None:
+    """The marker's content; None while the snapshot is not complete. Raises VerificationFailed if it is broken."""
+    try:
+        return parse_manifest(snapshot.marker.read_bytes(), name=str(snapshot.marker))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if isinstance(error, PenstockError):
+            raise
+        from penstock.wire.file import map_os_error
+
+        raise map_os_error(error, str(snapshot.marker), "read") from error
+
+
+def is_complete(snapshot: Snapshot) -> Manifest | None:
+    """The manifest of a snapshot whose marker is there and whose files all have their length; else None.
+
+    Reads no content: one small file, and a stat for each of the model's.
+    """
+    try:
+        manifest = read_marker(snapshot)
+    except (VerificationFailed, UsageError):  # broken, or written by a newer penstock
+        return None
+    if manifest is None or not all(_has_length(snapshot.path / file.path, file.size_bytes) for file in manifest.files):
+        return None
+    return manifest
+
+
+def _has_length(path: Path, size_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == size_bytes
+    except OSError:
+        return False
