@@ -250,7 +250,19 @@ VLLM_OPTIONS = frozenset({"--load-format"})
 def every_option() -> frozenset[str]:
     verbs: list[tuple[str, ...]] = [
         (verb,)
-        for verb in ("inspect", "copy", "pull", "stream", "verify", "ls", "manifest", "metadata", "plan", "render")
+        for verb in (
+            "inspect",
+            "copy",
+            "pull",
+            "stream",
+            "verify",
+            "ls",
+            "manifest",
+            "metadata",
+            "plan",
+            "render",
+            "serve",
+        )
     ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]

@@ -27,6 +27,7 @@ from penstock.cli.output import Json, Output, Quiet, Verbose
 from penstock.cli.plan import plan
 from penstock.cli.pull import pull
 from penstock.cli.render import render
+from penstock.cli.serve import PASSING_ON, serve
 from penstock.cli.stream import stream as stream_verb
 from penstock.cli.verify import verify
 from penstock.errors import Interrupted, UsageError
@@ -69,6 +70,7 @@ def root(
 
 for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render):
     app.command()(_verb)
+app.command(context_settings=PASSING_ON)(serve)
 app.add_typer(cache.app)
 app.add_typer(testing.app)
 

@@ -39,6 +39,7 @@ _SAFETENSORS: Final = ".safetensors"
 _WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot")
 _MEDIA: Final = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4", ".wav", ".mp3", ".pdf")  # of model cards
 _LARGEST_BYTES: Final = 128 * MiB  # guess: the largest tokenizers take 35 MB
+_SMALL_WEIGHTS_BYTES: Final = 16 * MiB  # guess: layers beside the model, such as the `sparse_linear.pt` of BGE-M3
 _AT_ONCE: Final = 8  # guess: small files are a matter of round trips
 
 
@@ -71,14 +72,14 @@ def metadata_root(env: Mapping[str, str]) -> Path:
     return Path(text).absolute()
 
 
-def model_name(model: SourceModel) -> str:
-    """What clients call it: the Hub's name, else the last part of its place that is no commit. Never a path."""
-    if model.origin.repo:
-        return model.origin.repo
-    if in_cache := re.search(r"/models--([^/]+)/snapshots/", f"{model.ref}/"):
+def name_of_place(place: str, repo: str | None) -> str:
+    """What clients call the model there: the Hub's name, else the last part of its place that is no commit; no path."""
+    if repo:
+        return repo
+    if in_cache := re.search(r"/models--([^/]+)/snapshots/", f"{place}/"):
         return in_cache[1].replace("--", "/", 1)
-    place = model.ref.partition("://")[2] or model.ref
-    names = [part for part in place.split("/") if part and not re.fullmatch(r"(tree-)?[0-9a-f]{40}", part)]
+    path = place.partition("://")[2] or place
+    names = [part for part in path.split("/") if part and not re.fullmatch(r"(tree-)?[0-9a-f]{40}", part)]
     return names[-1].rpartition("@")[2] if names else "model"
 
 
@@ -106,7 +107,7 @@ def _describe(reader: Reader, model: SourceModel, root: Path) -> Metadata:
             f"{reader.ref}: a signed address cannot be kept for the engine to read from",
             hint="bring the model whole: --strategy pull, or `penstock pull`",
         )
-    name, identity = model_name(model), identify(model)
+    name, identity = name_of_place(model.ref, model.origin.repo), identify(model)
     digest = hashlib.sha256(f"{FORMAT} {model.ref} {identity}".encode()).hexdigest()[:16]
     folder = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".-")[:80] or "model"
     return Metadata(
@@ -158,7 +159,7 @@ def _build(found: Metadata, reader: Reader, model: SourceModel, dialer: Dialer, 
     parts = _parts_of_sentence_model(reader, model)
     stubs = [info for info in model.files if info.key.endswith(_SAFETENSORS) and not _is_whole(info, parts)]
     headers = _read_headers(reader, model, stubs, dialer)
-    small = [info for info in model.files if _is_whole(info, parts) or not _is_left_out(info.key)]
+    small = [info for info in model.files if _is_whole(info, parts) or not _is_left_out(info)]
     temporary = found.path.parent / f".{found.path.name}.{uuid.uuid4().hex[:8]}"
     try:
         for key, tensors in headers.items():
@@ -201,8 +202,11 @@ def _is_whole(info: ObjectInfo, parts: Collection[str]) -> bool:
     return info.size_bytes <= _LARGEST_BYTES and any(info.key.startswith(part) for part in parts)
 
 
-def _is_left_out(key: str) -> bool:
-    return key.lower().endswith((_SAFETENSORS, *_WEIGHTS, *_MEDIA))
+def _is_left_out(info: ObjectInfo) -> bool:
+    name = info.key.lower()
+    if name.endswith(_WEIGHTS):
+        return info.size_bytes > _SMALL_WEIGHTS_BYTES
+    return name.endswith((_SAFETENSORS, *_MEDIA))
 
 
 def _read_headers(
