@@ -187,7 +187,7 @@ class CudaLander:
         landed: list[tuple[str, torch.Tensor]] = []
         with torch.cuda.stream(self._stream):
             for tensor, buffer in parts:
-                there = on_host(tensor, buffer).to(self._device, non_blocking=True)
+                there = self._copy(on_host(tensor, buffer))
                 landed.append((tensor.name, there.to(self._dtype) if self._casts(tensor) else there))
             done = torch.cuda.Event()
             done.record(self._stream)
@@ -198,6 +198,9 @@ class CudaLander:
         for name, there in landed:
             there.record_stream(caller)  # made on our stream: not to be reused before the caller's is through with it
             yield name, there
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
     def _casts(self, tensor: PlannedTensor) -> bool:
         return self._dtype is not None and tensor.dtype in FLOATS
