@@ -261,6 +261,7 @@ def every_option() -> frozenset[str]:
             "metadata",
             "plan",
             "render",
+            "ray-config",
             "serve",
         )
     ]

@@ -26,6 +26,7 @@ from penstock.cli.metadata import metadata
 from penstock.cli.output import Json, Output, Quiet, Verbose
 from penstock.cli.plan import plan
 from penstock.cli.pull import pull
+from penstock.cli.ray_config import ray_config
 from penstock.cli.render import render
 from penstock.cli.serve import PASSING_ON, serve
 from penstock.cli.stream import stream as stream_verb
@@ -68,7 +69,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render):
+for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render, ray_config):
     app.command()(_verb)
 app.command(context_settings=PASSING_ON)(serve)
 app.add_typer(cache.app)

@@ -142,12 +142,12 @@ def parse_settings(text: str, *, variables: Mapping[str, str], what: str = "pens
     return expanded
 
 
-def parse_assignment(text: str) -> dict[str, Any]:
+def parse_assignment(text: str, *, option: str = "--set") -> dict[str, Any]:
     """`server.gpu=nvidia-l4` as the mapping that a settings file would hold. Raises UsageError."""
     path, equals, value = text.partition("=")
     if not equals or not path:
-        raise UsageError(f"--set {text}: write --set section.key=value")
-    parsed: Any = read_yaml(value, what=f"--set {path}")
+        raise UsageError(f"{option} {text}: write {option} key=value, with dots between a section and its keys")
+    parsed: Any = read_yaml(value, what=f"{option} {path}")
     for key in reversed(path.split(".")):
         parsed = {key: parsed}
     assert isinstance(parsed, dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from penstock.deploy.ray_llm import application, llm_config
 from penstock.deploy.render.engine import CACHE, SHM, engine_environment, engine_options
 from penstock.deploy.render.identity import metadata
 from penstock.deploy.render.images import ray_image, ray_version
@@ -74,31 +75,24 @@ def serve_config(context: Context, weights: Weights) -> dict[str, object]:
     """The application, for `serveConfigV2` and `serve deploy`. No secret is in it: pods have them from Secrets."""
     low, high = replicas(context)
     placement = context.placement
-    config: dict[str, object] = {
-        "model_loading_config": {"model_id": context.settings.served_name, "model_source": weights.model},
-        "engine_kwargs": {**engine_options(context), **weights.engine},
-        "deployment_config": {
+    config = llm_config(
+        model_id=context.settings.served_name,
+        model_source=weights.model,
+        engine={**engine_options(context), **weights.engine},
+        deployment={
             "autoscaling_config": {
                 "min_replicas": low,
                 "max_replicas": high,
                 "target_ongoing_requests": max(1, round(context.settings.scaling.target)),
             }
         },
-    }
-    if placement.ray_accelerator:
-        config["accelerator_type"] = placement.ray_accelerator
-    if weights.callback:
-        config["callback_config"] = weights.callback
-    application = {
-        "name": context.name,
-        "import_path": "ray.serve.llm:build_openai_app",
-        "route_prefix": "/",
-        "args": {"llm_configs": [config]},
-    }
+        accelerator_type=placement.ray_accelerator,
+        callback=weights.callback,
+    )
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": SERVE_PORT},  # noqa: S104  the pod's network
-        "applications": [application],
+        "applications": [application(context.name, [config])],
     }
 
 

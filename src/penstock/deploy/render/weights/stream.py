@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Final
 
+from penstock.deploy.ray_llm import callback_config, delivery_engine
 from penstock.deploy.render.identity import Secrets, access_to, hmac_keys
 from penstock.deploy.render.inputs import Context
 from penstock.deploy.render.objects import EnvVar
@@ -32,11 +33,8 @@ def _penstock(context: Context) -> Weights:
         memory_bytes=_RING_BYTES * context.placement.gpus,
         plugin=True,
         offline=context.weights.scheme != "hf",
-        engine={"load_format": "penstock"},
-        callback={
-            "callback_class": "penstock.engines.ray.PenstockCallback",
-            "callback_kwargs": {"source": source, "delivery": "stream"},
-        },
+        engine=delivery_engine("stream"),
+        callback=callback_config(source, "stream"),
     )
 
 
