@@ -136,21 +136,21 @@ def render(
                 "concurrency": concurrency,
             },
         }
-        made = _context(settings, assignments or (), flags, facts, catalog or (), out)
+        made, option = _context(settings, assignments or (), flags, facts, catalog or (), out)
         mine = settings is not None and output is not None and _is_handwritten(settings, output / SETTINGS_NAME)
         if mine and (assignments or _given(flags)):
             raise UsageError(
                 f"{settings} was written by hand, and what lies beside it is made from it alone",
                 hint="write into it what the flags say, or choose another folder",
             )
-        _render(made, output, out, force=force, write_settings=not mine)
+        _render(made, option, output, out, force=force, write_settings=not mine)
 
 
 def _is_handwritten(settings: Path, place: Path) -> bool:
     """The settings lie where the folder's own would, and a person wrote them."""
     from penstock.deploy.render.folder import MARK
 
-    return settings.resolve() == place.resolve() and MARK not in _first_line(settings)
+    return settings.resolve() == place.resolve() and MARK not in _beginning(settings)
 
 
 def _context(
@@ -160,7 +160,7 @@ def _context(
     facts: Path | None,
     catalog: Sequence[Path],
     out: Output,
-) -> Context:
+) -> tuple[Context, Option]:
     """Settings from file, `--set` and flags, in rising order; then the model's facts, and a place for it."""
     from penstock.deploy.place import choose_option, model_facts, placement_of
     from penstock.deploy.render.combinations import check_settings
@@ -185,7 +185,7 @@ def _context(
     model = model_facts(inspection)
     option = choose_option(settings, model, memory, read_catalog(catalog))
     out.say(_describe(option))
-    return Context(settings=settings, model=model, placement=placement_of(option, settings))
+    return Context(settings=settings, model=model, placement=placement_of(option, settings)), option
 
 
 def _describe(option: Option) -> str:
@@ -193,11 +193,14 @@ def _describe(option: Option) -> str:
     from penstock.deploy.size import describe
 
     length = f", requests of up to {option.max_model_len} tokens" if option.max_model_len else ""
+    price = _price(option)
+    return f"placed on {describe(option)}{length}{', ' + price if price else ''}"
+
+
+def _price(option: Option) -> str | None:
     dollars = option.dollars_per_hour
-    price = (
-        "" if dollars is None else f", {dollars:.2f} dollars an hour ({option.region}{', spot' if option.spot else ''})"
-    )
-    return f"placed on {describe(option)}{length}{price}"
+    spot = ", spot" if option.spot else ""
+    return None if dollars is None else f"{dollars:.2f} dollars an hour ({option.region}{spot})"
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,10 +209,13 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None and value != {}}
 
 
-def _render(made: Context, folder: Path | None, out: Output, *, force: bool, write_settings: bool) -> None:
+def _render(
+    made: Context, option: Option, folder: Path | None, out: Output, *, force: bool, write_settings: bool
+) -> None:
     from penstock.deploy.render.combinations import warnings
     from penstock.deploy.render.files import render as render_files
     from penstock.deploy.render.files import write_files, write_stream
+    from penstock.deploy.runbook.runbook import render_runbook
 
     files = render_files(made)
     notes = warnings(made)
@@ -219,6 +225,7 @@ def _render(made: Context, folder: Path | None, out: Output, *, force: bool, wri
     if not write_settings:
         del texts[SETTINGS_NAME]
     if folder is not None:
+        texts = dict(sorted({**texts, **render_runbook(made, files, price=_price(option))}.items()))
         _write(texts, folder, force=force)
     if out.json:
         out.object(_as_json(files, texts, made, notes))
@@ -247,7 +254,7 @@ def _write(texts: Mapping[str, str], folder: Path, *, force: bool) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = {path.name: _first_line(path) for path in folder.iterdir() if path.is_file()}
+        found = {path.name: _beginning(path) for path in folder.iterdir() if path.is_file()}
         gone = plan_folder(texts, found, folder=str(folder), force=force)
         for name, text in texts.items():
             temporary = folder / f".{name}.{os.getpid()}"
@@ -261,6 +268,7 @@ def _write(texts: Mapping[str, str], folder: Path, *, force: bool) -> None:
         raise UsageError(f"{folder} cannot be written: {error}", hint="-o names a folder of yours") from None
 
 
-def _first_line(path: Path) -> str:
+def _beginning(path: Path) -> str:
+    """Two lines: the first one of a script is its interpreter."""
     with path.open(errors="replace") as file:
-        return file.readline(500)
+        return file.readline(500) + file.readline(500)

@@ -112,6 +112,8 @@ class Images(Section):
     """Of Jobs and init containers."""
     ray: Image | None = None
     """Of Ray's head and workers."""
+    chat: Image | None = None
+    """Of the page that setup.chat asks for."""
     picker: Image = "registry.k8s.io/gateway-api-inference-extension/epp:v1.4.0"
     """Endpoint picker of an InferencePool. 1.5.0 calls servers without LoRA unhealthy: they lack a metric it wants."""
     pull_secret: Name | None = None
@@ -336,8 +338,8 @@ class Setup(Section):
     """How long what nobody reads stays in it."""
     hmac: bool = False
     """Keys for Google Cloud Storage by its S3 interface."""
-    chat: Literal["none", "gke", "cloud-run"] = "none"
-    """A page to talk to the model."""
+    chat: Literal["none", "cluster", "cloud-run"] = "none"
+    """A page to talk to the model; closed to the world."""
     smoke_tokens: Count = 250
     """Of the answer that smoke.sh asks for."""
 

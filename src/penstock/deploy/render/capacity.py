@@ -162,7 +162,8 @@ def _node_pool(context: Context) -> list[Manifest]:
         "spec": {
             "amiFamily": "AL2023",
             "amiSelectorTerms": [{"alias": "al2023@latest"}],
-            "role": f"KarpenterNodeRole-{cluster}",
+            # eksctl, with which the runbook makes the cluster, has a prefix of its own.
+            "role": f"{'eksctl-' if settings.setup.create_cluster else ''}KarpenterNodeRole-{cluster}",
             "subnetSelectorTerms": found,
             "securityGroupSelectorTerms": found,
             "metadataOptions": {"httpTokens": "required", "httpPutResponseHopLimit": 1},

@@ -9,13 +9,13 @@ from typing import Final
 from penstock.errors import UsageError
 
 MARK: Final = "Made by penstock "
-_OURS: Final = re.compile(r"\d\d-[a-z]+\.yaml")
+_OURS: Final = re.compile(r"\d\d-[a-z]+\.yaml|(setup|smoke|teardown)\.sh|RUNBOOK\.md")
 
 
 def plan_folder(texts: Mapping[str, str], found: Mapping[str, str], *, folder: str, force: bool) -> list[str]:
     """Names of files that are ours, were made once and are made no more: to be removed.
 
-    `found`: the first lines of the files that are there, by name. Raises UsageError where a file of somebody else has
+    `found`: how the files begin that are there, by name. Raises UsageError where a file of somebody else has
     the name of one of ours.
     """
     foreign = sorted(name for name in texts if name in found and MARK not in found[name])

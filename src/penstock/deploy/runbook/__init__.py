@@ -1,0 +1,1 @@
+"""The runbook: what makes everything around the manifests, and takes it away again. Pure: steps in, scripts out."""
