@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -161,6 +162,21 @@ def plan_pull(
     return describe_pull(wanted, cache_root(env, None if cache is None else os.fspath(cache)))
 
 
+def hold(folder: str | os.PathLike[str]) -> Callable[[], None]:
+    """Keep the model in `folder`, as `pull` gave it, from eviction until this process ends, also after an exec.
+
+    Call what is returned to let it go sooner. A folder outside the cache needs no holding: nothing ever evicts it.
+    """
+    from penstock.cache.layout import find_snapshot
+
+    snapshot = find_snapshot(Path(folder))
+    if snapshot is None:
+        return lambda: None
+    from penstock.cache import uses
+
+    return uses.hold(snapshot)
+
+
 def open_cache(cache: str | os.PathLike[str] | None = None, *, env: Mapping[str, str] | None = None) -> Path:
     """The folder of the node cache. Raises NotFound where there is none."""
     root = cache_root(os.environ if env is None else env, None if cache is None else os.fspath(cache))
@@ -246,10 +262,9 @@ def collect_cache(
 
     limit = max_bytes if max_bytes is not None else _cache_limit(env)
     eviction = plan_gc(open_cache(cache, env=env), max_bytes=limit, keep_free_bytes=keep_free_bytes)
-    if not dry_run:
-        for entry in eviction.go:
-            evict(entry.snapshot)
-    return eviction
+    if dry_run:
+        return eviction
+    return dataclasses.replace(eviction, go=tuple(entry for entry in eviction.go if evict(entry.snapshot)))
 
 
 def _cache_limit(env: Mapping[str, str]) -> int | None:

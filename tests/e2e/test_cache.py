@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scenes import MODEL, Hub, digest_folder
+from scenes import MODEL, Hub, digest_folder, penstock_process, wait_until
 
 import penstock
+from penstock.cache.evict import evict, plan_gc
 from penstock.cache.layout import Snapshot
 from penstock.cache.uses import use
 from penstock.cli import run
 from penstock.errors import NoSpace, NotFound
 from penstock.model.manifest import CHUNK_BYTES
-from penstock.node import pull_report
+from penstock.node import hold, pull_report
+from penstock.testing.models import write_model
 
 
 @pytest.fixture
@@ -27,8 +33,6 @@ def cache(room: Path) -> Path:
 
 def pull(hub: Hub, cache: Path, name: str, size_bytes: int = 3_000_000, seed: int = 0, **options: object) -> Snapshot:
     """A model called `name`, published and pulled; not used for a while."""
-    from penstock.testing.models import write_model
-
     folder = write_model(hub.room / name.replace("/", "-"), size_bytes=size_bytes, seed=seed)
     hub.emulator.add_model(name, folder)
     report = pull_report(f"hf://{name}", cache=cache, env=hub.env, **options)  # type: ignore[arg-type]
@@ -95,6 +99,62 @@ def test_model_in_use_stays(hub: Hub, cache: Path, how: str) -> None:
     age(snapshot, 3600)
     penstock.collect_cache(cache, max_bytes=0)
     assert names(cache) == []
+
+
+def test_mapped_model_stays(hub: Hub, cache: Path) -> None:
+    """As an engine has it that closed the file, and still reads it."""
+    snapshot = pull(hub, cache, "a/one")
+    with (snapshot.path / "model.safetensors").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    eviction = penstock.collect_cache(cache, max_bytes=0)
+    assert [reason for _, reason in eviction.stay] == [f"open in process {os.getpid()}"]
+    mapped.close()
+    assert len(penstock.collect_cache(cache, max_bytes=0).go) == 1
+
+
+def test_held_model_stays_across_an_exec_and_as_long_as_a_child_lives(hub: Hub, cache: Path) -> None:
+    """What `penstock serve` does: the server is another program, under the same process id, and starts workers."""
+    snapshot = pull(hub, cache, "a/one")
+    code = (
+        "import os, sys; from penstock.node import hold; hold(sys.argv[1]); "
+        "os.execvp('sh', ['sh', '-c', 'sleep 60 & echo $!; wait'])"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code, str(snapshot.path)], stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    worker = int(server.stdout.readline())
+    try:
+        server.kill()
+        server.wait()
+        age(snapshot, 3600)
+        eviction = penstock.collect_cache(cache, max_bytes=0)
+        assert [reason for _, reason in eviction.stay] == [f"in use by {os.uname().nodename}-{server.pid}"]
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        server.stdout.close()
+    wait_until(lambda: not any((snapshot.own / "uses").iterdir()))
+    assert len(penstock.collect_cache(cache, max_bytes=0).go) == 1
+
+
+def test_hold_ends_when_it_is_let_go(hub: Hub, cache: Path) -> None:
+    snapshot = pull(hub, cache, "a/one")
+    let_go = hold(snapshot.path)
+    assert len(list((snapshot.own / "uses").iterdir())) == 1
+    let_go()
+    assert list((snapshot.own / "uses").iterdir()) == []
+    hold(cache)()  # no model of a cache: nothing to hold
+
+
+def test_model_that_is_asked_for_at_the_last_moment_stays(hub: Hub, cache: Path) -> None:
+    """Between the choice of what goes, and its going."""
+    snapshot = pull(hub, cache, "a/one")
+    before = digest_folder(cache / "models--a--one" / "snapshots")
+    eviction = plan_gc(cache, max_bytes=0, keep_free_bytes=None)
+    assert [entry.snapshot for entry in eviction.go] == [snapshot]
+    pull_report("hf://a/one", cache=cache, env=hub.env, offline=True)
+    assert not evict(snapshot)
+    assert digest_folder(cache / "models--a--one" / "snapshots") == before
+    assert pull_report("hf://a/one", cache=cache, env=hub.env, offline=True).status == "present"
+    assert {path.name for path in snapshot.own.iterdir()} == {"manifest.json", "used"}
 
 
 def test_lease_of_a_dead_process_ends(hub: Hub, cache: Path) -> None:
@@ -171,7 +231,7 @@ def test_model_that_does_not_fit_is_refused_before_a_byte_moves(hub: Hub, small_
 def test_full_disk_leaves_nothing_broken(hub: Hub, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else takes the room between the look and the writing."""
     hub.add(40_000_000, shards=4)
-    monkeypatch.setattr("penstock.hops.pull.fill.make_room", lambda *_, **__: None)
+    monkeypatch.setattr("penstock.hops.pull.fill.room_for", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr("penstock.stores.local.store.LocalStore._check_space", lambda *_: None)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(40_000_000))
@@ -182,6 +242,34 @@ def test_full_disk_leaves_nothing_broken(hub: Hub, small_disk: Path, monkeypatch
     filler.unlink()
     report = pull_report(f"hf://{MODEL}", cache=small_disk / "cache", env=hub.env)
     assert digest_folder(Path(report.path)) == hub.digests()
+
+
+def test_of_two_fills_that_do_not_fit_together_the_second_is_refused(hub: Hub, small_disk: Path) -> None:
+    """While the first has hardly begun, and the disk looks free."""
+    for seed, name in enumerate(["a/one", "a/two"]):
+        folder = write_model(hub.room / name.replace("/", "-"), size_bytes=40_000_000, shards=4, seed=seed)
+        hub.emulator.add_model(name, folder)
+    slow = ["--cache", str(small_disk), "--max-rate", "20MB", "--lanes", "1", "--progress", "none"]
+    processes = [penstock_process("pull", f"hf://{name}", *slow, env=hub.env) for name in ("a/one", "a/two")]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 8], said
+    refused = next(text for process, text in zip(processes, said, strict=True) if process.returncode)
+    assert "are still to be written for a/" in refused
+    assert len(names(small_disk)) == 1
+    assert sum(logged.sent_bytes for logged in hub.emulator.cdn.requests) < 45_000_000
+    assert list((small_disk / ".locks/.penstock/room").iterdir()) == []
+
+
+def test_room_that_is_promised_to_a_dead_process_is_free(hub: Hub, small_disk: Path) -> None:
+    left = small_disk / "cache/.locks/.penstock/room/pod-1-abc.json"
+    left.parent.mkdir(parents=True)
+    fields = {"repo": "a/one", "commit": "0" * 40, "need_bytes": 60_000_000, "since_ns": 1}
+    left.write_text(json.dumps(fields))
+    hub.add(40_000_000)
+    with pytest.raises(NoSpace, match="60 MB are still to be written for a/one"):
+        pull_report(f"hf://{MODEL}", cache=small_disk / "cache", env=hub.env)
+    os.utime(left, (1, 1))
+    assert pull_report(f"hf://{MODEL}", cache=small_disk / "cache", env=hub.env).status == "pulled"
 
 
 def test_killed_fill_is_shown_and_swept(hub: Hub, cache: Path) -> None:

@@ -14,10 +14,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from scenes import MODEL, Hub, Notes, Place, Servers, digest_folder, open_place
 
 from penstock.cache.layout import Snapshot
+from penstock.cache.marker import read_marker
 from penstock.cli import run
 from penstock.errors import Denied, NotFound, UsageError, VerificationFailed
 from penstock.hops.pull.report import PullReport
 from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY
+from penstock.model.safetensors import parse_header
 from penstock.node import pull_report
 from penstock.testing.faults import Status
 
@@ -77,6 +79,12 @@ def test_pull_takes_what_huggingface_hub_had_fetched_after_reading_it(hub: Hub, 
     report = pull(hub, cache)
     assert report.copy is not None
     assert (report.status, report.copy.moved_bytes) == ("pulled", 0)
+    manifest = read_marker(Snapshot(root=cache, repo=MODEL, commit=report.commit or ""))
+    assert manifest is not None
+    file = manifest.find("model.safetensors")
+    assert file is not None
+    header = (Path(report.path) / file.path).read_bytes()
+    assert file.tensors == parse_header(header, file_bytes=len(header), name="model")
 
 
 def test_pull_does_not_take_a_blob_that_is_not_what_its_name_says(hub: Hub, cache: Path) -> None:

@@ -6,17 +6,22 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from penstock.cache.entries import CacheEntry, list_cache
 from penstock.cache.layout import Snapshot
-from penstock.cache.uses import lately, why_used
+from penstock.cache.room import Promise, promise, promised_before, staged_bytes
+from penstock.cache.uses import lately, why_asked_for, why_used
 from penstock.errors import NoSpace
 from penstock.stores.local.files import sync_folder
 from penstock.units import format_bytes
 from penstock.wire.file import map_os_error
+
+_PUBLISHING_S: Final = 1.0  # what another fill has promised seems unwritten while it moves its files into place
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,31 +59,57 @@ def plan_eviction(
     return Eviction(go=tuple(go), stay=tuple(stay), missing_bytes=max(0, missing))
 
 
-def make_room(
+@contextlib.contextmanager
+def room_for(
     snapshot: Snapshot, need_bytes: int, *, max_bytes: int | None = None, note: Callable[[str], None] = lambda _: None
-) -> None:
-    """See to it that `need_bytes` fit before `snapshot` is filled, by eviction where that helps.
+) -> Iterator[None]:
+    """A block in which `snapshot` is filled with `need_bytes`, which are there and promised to nobody else.
 
-    `max_bytes`: of the whole cache. Raises NoSpace with the numbers and what holds the space.
+    By eviction where that helps. `max_bytes`: of the whole cache. Raises NoSpace with the numbers and what holds the
+    space; of two fills that do not fit together the second is refused.
     """
-    short = _shortage(snapshot.root, need_bytes, max_bytes)
+    with promise(snapshot, need_bytes) as mine:
+        for last_try in (False, True):
+            try:
+                _make_room(snapshot, mine, max_bytes, note)
+            except NoSpace:
+                if last_try or not promised_before(snapshot.root, mine):
+                    raise
+                time.sleep(_PUBLISHING_S)
+            else:
+                break
+        yield
+
+
+def _make_room(snapshot: Snapshot, mine: Promise, max_bytes: int | None, note: Callable[[str], None]) -> None:
+    promised = promised_before(snapshot.root, mine)
+    short = _shortage(snapshot.root, mine.need_bytes, sum(promised.values()), max_bytes)
     if short <= 0:
         return
     entries = [entry for entry in list_cache(snapshot.root) if entry.snapshot != snapshot]
-    short -= max((_staged(snapshot), 0))
+    short -= staged_bytes(snapshot)
     if short <= 0:
         return
     eviction = plan_eviction(entries, short, used=_why_kept)
     if eviction.missing_bytes:
+        waiting = "".join(
+            f"; {format_bytes(missing)} are still to be written for {repo}"
+            for (repo, _), missing in promised.items()
+            if missing
+        )
         held = ", ".join(f"{entry.snapshot.repo} ({reason})" for entry, reason in eviction.stay[:5])
         raise NoSpace(
-            f"{snapshot.root}: {snapshot.repo} needs {format_bytes(need_bytes)}, and {format_bytes(short)} of that "
-            f"have to be freed; eviction could free {format_bytes(eviction.freed_bytes)}",
+            f"{snapshot.root}: {snapshot.repo} needs {format_bytes(mine.need_bytes)}, and {format_bytes(short)} of "
+            f"that have to be freed{waiting}; eviction could free {format_bytes(eviction.freed_bytes)}",
             hint=f"kept: {held}" if held else "use a larger volume, or another one with --cache",
         )
     for entry in eviction.go:
         note(f"evicting {entry.snapshot.repo} at {entry.snapshot.commit[:12]} ({format_bytes(entry.own_bytes)})")
-        evict(entry.snapshot)
+        if not evict(entry.snapshot):
+            raise NoSpace(
+                f"{snapshot.root}: {entry.snapshot.repo} was to make room, and is asked for again just now",
+                hint="run the same command again",
+            )
 
 
 def plan_gc(root: Path, *, max_bytes: int | None, keep_free_bytes: int | None) -> Eviction:
@@ -90,18 +121,27 @@ def plan_gc(root: Path, *, max_bytes: int | None, keep_free_bytes: int | None) -
     return plan_eviction(entries, max(over, lacking, left), used=_why_kept)
 
 
-def evict(snapshot: Snapshot) -> None:
-    """Remove one snapshot: invisible to all readers in one rename, then its marker, then contents nobody shares."""
+def evict(snapshot: Snapshot) -> bool:
+    """Remove one snapshot: invisible to all readers in one rename, then its marker, then contents nobody shares.
+
+    False if somebody asked for it at the last moment: a pull says so before it looks, and this looks after the rename,
+    so that one of the two sees the other. It is back then.
+    """
     try:
+        contents = {path.resolve() for path in snapshot.path.rglob("*") if path.is_file()}
+        snapshot.own.mkdir(parents=True, exist_ok=True)
+        trash = snapshot.own / f"evicted-{uuid.uuid4().hex[:12]}"
+        with contextlib.suppress(FileNotFoundError):
+            snapshot.path.rename(trash)
+            if why_asked_for(snapshot):
+                with contextlib.suppress(OSError):  # filled again meanwhile: that one stays
+                    trash.rename(snapshot.path)
+                shutil.rmtree(trash, ignore_errors=True)
+                return False
         for path in list(snapshot.refs.rglob("*")) if snapshot.refs.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and path.read_text().strip() == snapshot.commit:
                     path.unlink()
-        snapshot.own.mkdir(parents=True, exist_ok=True)
-        contents = {path.resolve() for path in snapshot.path.rglob("*") if path.is_file()}
-        trash = snapshot.own / f"evicted-{uuid.uuid4().hex[:12]}"
-        with contextlib.suppress(FileNotFoundError):
-            snapshot.path.rename(trash)
         snapshot.marker.unlink(missing_ok=True)
         sync_folder(snapshot.own)
         shared = _referenced(snapshot)
@@ -114,6 +154,7 @@ def evict(snapshot: Snapshot) -> None:
                 folder.rmdir()
     except OSError as error:
         raise map_os_error(error, str(snapshot.path), "remove") from error
+    return True
 
 
 def _referenced(snapshot: Snapshot) -> set[Path]:
@@ -135,8 +176,8 @@ def _has_owner(snapshot: Snapshot) -> bool:
     return lately(snapshot.fill / ".penstock" / "journal" / "owner.json")
 
 
-def _shortage(root: Path, need_bytes: int, max_bytes: int | None) -> int:
-    short = need_bytes - _free_bytes(root)
+def _shortage(root: Path, need_bytes: int, promised_bytes: int, max_bytes: int | None) -> int:
+    short = need_bytes + promised_bytes - _free_bytes(root)
     if max_bytes is not None:
         if need_bytes > max_bytes:
             raise NoSpace(
@@ -144,7 +185,7 @@ def _shortage(root: Path, need_bytes: int, max_bytes: int | None) -> int:
                 hint="raise --max-size or PENSTOCK_CACHE_MAX",
             )
         held = sum(entry.own_bytes for entry in list_cache(root)) if root.is_dir() else 0
-        short = max(short, held + need_bytes - max_bytes)
+        short = max(short, held + promised_bytes + need_bytes - max_bytes)
     return short
 
 
@@ -154,10 +195,3 @@ def _free_bytes(root: Path) -> int:
         folder = folder.parent
     space = os.statvfs(folder)
     return space.f_bavail * space.f_frsize if space.f_blocks else 1 << 62  # a network file system that does not know
-
-
-def _staged(snapshot: Snapshot) -> int:
-    """What an earlier fill of this model has on the disk already."""
-    if not snapshot.fill.is_dir():
-        return 0
-    return sum(path.lstat().st_blocks * 512 for path in snapshot.fill.rglob("*") if path.is_file())

@@ -103,6 +103,16 @@ def find_snapshots(root: Path) -> Iterator[Snapshot]:
             yield Snapshot(root=root, repo=repo, commit=commit)
 
 
+def find_snapshot(folder: Path) -> Snapshot | None:
+    """The snapshot whose `path` this is; None for a folder outside any cache of ours."""
+    model = folder.parent.parent
+    inside = folder.parent.name == "snapshots" and model.name.startswith(_FOLDER_PREFIX)
+    if not inside or not _COMMIT.fullmatch(folder.name):
+        return None
+    repo = model.name.removeprefix(_FOLDER_PREFIX).replace("--", "/", 1)
+    return Snapshot(root=model.parent, repo=repo, commit=folder.name)
+
+
 def name_snapshot(
     root: Path, origin: Origin, *, ref: str, identities: Iterable[str], only: Iterable[str] = ()
 ) -> Snapshot:

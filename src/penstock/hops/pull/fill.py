@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from penstock.cache.evict import make_room
+from penstock.cache.evict import room_for
 from penstock.cache.layout import Snapshot, name_snapshot
 from penstock.cache.marker import is_complete
 from penstock.cache.store import CacheStore, check_names, point_ref
@@ -103,9 +103,11 @@ def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheS
         known = find_known(snapshot, model, dialer=pull.dialer(), options=options, observer=pull.observer)
         options = dataclasses.replace(options, sibling=known)
         shared_bytes = sum(entry.size_bytes for entry in known.entries.values())
-        make_room(snapshot, model.total_bytes - shared_bytes, max_bytes=pull.max_bytes, note=pull.observer.note)
-        _make_folder(snapshot.fill)
-        check_names([info.key for info in model.files], snapshot.fill)
+        need_bytes = model.total_bytes - shared_bytes
+        with room_for(snapshot, need_bytes, max_bytes=pull.max_bytes, note=pull.observer.note):
+            _make_folder(snapshot.fill)
+            check_names([info.key for info in model.files], snapshot.fill)
+            return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
     return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
 
 

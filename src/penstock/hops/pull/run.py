@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from penstock.cache.layout import Snapshot
 from penstock.cache.marker import is_complete
-from penstock.cache.uses import note_use
+from penstock.cache.uses import note_asked
 from penstock.errors import NotFound, PenstockError
 from penstock.hops.pull.notes import Note, note_path, probe_version, read_note
 from penstock.hops.pull.report import Pull, PullReport, is_commit, report_folder, report_snapshot
@@ -34,7 +34,6 @@ def run_pull(pull: Pull, root: Path) -> PullReport:
     there = _find_present(pull, root, note)
     if there is not None:
         snapshot, manifest = there
-        note_use(snapshot)
         return report_snapshot(pull, snapshot, manifest, began)
     if pull.offline:
         raise NotFound(
@@ -83,6 +82,8 @@ def _flat_manifest(store: LocalStore) -> Manifest | None:
 def _find_present(pull: Pull, root: Path, note: Note | None) -> tuple[Snapshot, Manifest] | None:
     """The snapshot that the ref means now, if it is complete."""
     snapshot = _guess(pull, root, note)
+    if snapshot is not None:
+        note_asked(snapshot)
     manifest = is_complete(snapshot) if snapshot else None
     if snapshot is None or manifest is None or not _is_unchanged(pull, note):
         return None

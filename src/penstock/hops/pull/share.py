@@ -7,12 +7,13 @@ import dataclasses
 from penstock.cache.layout import Snapshot, find_snapshots
 from penstock.cache.marker import read_marker
 from penstock.cache.store import KnownBlobs
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, VerificationFailed
 from penstock.hops.copy.digesting import digest_files
 from penstock.hops.copy.plan import PlannedFile
 from penstock.hops.copy.report import Observer, Options
 from penstock.hops.copy.source import SourceModel
 from penstock.model.manifest import ManifestFile
+from penstock.model.safetensors import LENGTH_BYTES, header_bytes, parse_header
 from penstock.ref import Ref
 from penstock.stores.base import ObjectInfo, part_bytes_for
 from penstock.stores.local.store import LocalStore
@@ -30,7 +31,22 @@ def find_known(
     known = find_vouched(snapshot, model)
     strangers = [info for info in model.files if info.key not in known.entries and _is_there(snapshot, info)]
     found = _read_strangers(snapshot, strangers, dialer, options, observer)
-    return KnownBlobs(snapshot, {**known.entries, **found})
+    entries = {key: _with_tensors(snapshot, entry) for key, entry in {**known.entries, **found}.items()}
+    return KnownBlobs(snapshot, entries)
+
+
+def _with_tensors(snapshot: Snapshot, entry: ManifestFile) -> ManifestFile:
+    """`entry` with its tensor index: contents were read, or vouched for, under a name that tells no format."""
+    if entry.tensors is not None or not entry.path.endswith(".safetensors"):
+        return entry
+    try:
+        with snapshot.blob(entry).open("rb") as file:
+            first8 = file.read(LENGTH_BYTES)
+            header = first8 + file.read(header_bytes(first8, name=entry.path))
+        tensors = parse_header(header, file_bytes=entry.size_bytes, name=entry.path)
+    except (OSError, VerificationFailed):  # its bytes are right nonetheless
+        return entry
+    return dataclasses.replace(entry, tensors=tensors)
 
 
 def find_vouched(snapshot: Snapshot, model: SourceModel) -> KnownBlobs:
@@ -88,9 +104,7 @@ def _read_strangers(
     for name in wrong:
         observer.note(f"{snapshot.blobs / name} is not what its name says; fetched again")
     return {
-        info.key: dataclasses.replace(
-            entries[name], path=info.key, git_sha1=info.git_sha1, source_version=None, tensors=entries[name].tensors
-        )
+        info.key: dataclasses.replace(entries[name], path=info.key, git_sha1=info.git_sha1, source_version=None)
         for name, info in by_blob.items()
         if name in entries and name not in wrong
     }

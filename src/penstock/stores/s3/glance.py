@@ -23,19 +23,8 @@ from penstock.stores.client import Client
 from penstock.wire.dial import open_dialer
 
 _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
-# All that decides where botocore sends a request; keys do not.
-_DECIDING: Final = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_PROFILE",
-    "AWS_S3_ADDRESSING_STYLE",
-    "AWS_CONFIG_FILE",
-    "AWS_USE_FIPS_ENDPOINT",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-)
+# Of the variables that AWS tools read: those that say who asks. All others may decide where requests go.
+_WHO: Final = ("KEY", "TOKEN", "CREDENTIAL", "ROLE")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +68,10 @@ def _fingerprint(env: Mapping[str, str]) -> str:
         seen = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:
         seen = "none"
-    text = "\n".join([*(env.get(name, "") for name in _DECIDING), seen])
+    deciding = {
+        name: value for name, value in env.items() if name.startswith("AWS_") and not any(word in name for word in _WHO)
+    }
+    text = "\n".join([*(f"{name}={value}" for name, value in sorted(deciding.items())), seen])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
