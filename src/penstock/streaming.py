@@ -6,9 +6,14 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from penstock.errors import UsageError
+from penstock.arguments import make_options, resolve
+from penstock.cache.layout import cache_root
+from penstock.errors import NotFound, PenstockError, UsageError
+from penstock.hops.copy.report import Observer
+from penstock.hops.copy.source import read_manifest
+from penstock.hops.pull.report import Pull
 from penstock.hops.stream.feed import Feed
 from penstock.hops.stream.into import IntoPool, writable_views
 from penstock.hops.stream.land.base import Lander
@@ -19,13 +24,20 @@ from penstock.hops.stream.report import StreamStatistics
 from penstock.hops.stream.run import TensorStream
 from penstock.hops.stream.source import StreamSource, open_source
 from penstock.hops.stream.tensors import TensorSource
+from penstock.model.manifest import CHUNK_BYTES
 from penstock.places import reading
 from penstock.stores.base import Reader
 from penstock.stores.local.files import is_network_folder
+from penstock.stores.open import open_reader
 from penstock.units import MiB, format_bytes
-from penstock.wire.dial import open_dialer
+from penstock.wire.dial import Dialer, open_dialer
 from penstock.wire.pace import Pace
 
+if TYPE_CHECKING:
+    from penstock.cache.layout import Snapshot
+    from penstock.hops.pull.tee import Tee
+
+_SILENT: Final = Observer()
 DEFAULT_MEMORY_BYTES: Final = 256 * MiB
 LEAST_MEMORY_BYTES: Final = 16 * MiB
 
@@ -43,6 +55,8 @@ def stream(
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     lanes: int | None = None,
     verify: bool = True,
+    tee: str | os.PathLike[str] | None = None,
+    observer: Observer = _SILENT,
     env: Mapping[str, str] | None = None,
 ) -> TensorStream:
     """The tensors of the model at `ref`, by name, as fast as they come, in at most `memory_bytes` beside what you keep.
@@ -50,7 +64,8 @@ def stream(
     `names`: a glob, several, or a predicate; None for all. `files`: only these safetensors files, names or globs.
     `slices`: by name, of the first two dimensions. `framework`: `torch` (the default where it is installed), `numpy` or
     `jax`. `device`: of torch or jax. `dtype`: floats are cast to it after landing. `verify`: by the checksums of the
-    manifest.
+    manifest. `tee`: `"cache"`, or a folder: the node cache there is filled with what is read, and read from where it
+    has the model already. `observer`: told what happens to that.
     """
     return _open_stream(
         ref,
@@ -64,6 +79,8 @@ def stream(
         memory_bytes=memory_bytes,
         lanes=lanes,
         verify=verify,
+        tee=tee,
+        observer=observer,
         env=env,
     )
 
@@ -130,7 +147,7 @@ def stream_into(
         )
         pool = IntoPool(plan, writable_views(plan, buffers), memory_bytes)
         feed = Feed(plan, source.boxes, pool, dialer=dialer, pace=pace, lanes=lanes, name=str(reader.ref))
-        with TensorStream(source, plan, feed, _Placed(), pace=pace, closing=lambda: None) as placed:
+        with TensorStream(source, plan, feed, _Placed(), pace=pace, closing=lambda _: None) as placed:
             for _ in placed:
                 pass
         return placed.statistics()
@@ -208,12 +225,19 @@ def _open_stream(
     verify: bool,
     env: Mapping[str, str] | None,
     keep: bool = False,
+    tee: str | os.PathLike[str] | None = None,
+    observer: Observer = _SILENT,
 ) -> TensorStream:
     env = os.environ if env is None else env
     memory_bytes = _check_memory(memory_bytes)
     lander = _make_lander(framework, device, dtype)
+    cache = None if tee is None else _Cache(os.fspath(ref), revision, os.fspath(tee), memory_bytes, observer, env)
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(reading(os.fspath(ref), env, revision=revision))
+        reader = cache.reader() if cache else None
+        if reader is None:
+            reader = stack.enter_context(reading(os.fspath(ref), env, revision=revision))
+            if cache and not cache.can_tee(reader):
+                reader = cache.pull()
         dialer, pace = open_dialer(env), Pace()
         source = open_source(reader, files=files, dialer=dialer)
         plan = make_plan(
@@ -221,6 +245,7 @@ def _open_stream(
         )
         pool = _make_pool(reader, lander, memory_bytes, keep=keep)
         is_mapped = isinstance(pool, FilePool)
+        filling = cache.open(source, verify=verify, dialer=dialer) if cache else None
         feed = Feed(
             plan,
             source.boxes,
@@ -230,8 +255,83 @@ def _open_stream(
             lanes=lanes or (_mapped_lanes() if is_mapped else None),
             name=str(reader.ref),
             mapped=is_mapped,
+            landed=(lambda file, start, views: filling.write(file.info.key, start, views)) if filling else None,
         )
-        return TensorStream(source, plan, feed, lander, pace=pace, closing=stack.pop_all().close)
+        closing = stack.pop_all().close
+
+        def close(is_complete: bool) -> None:  # noqa: FBT001  called by the stream alone
+            try:
+                if filling:
+                    filling.finish() if is_complete else filling.abandon()
+            finally:
+                closing()
+
+        return TensorStream(source, plan, feed, lander, pace=pace, closing=close, cache=filling)
+
+
+class _Cache:
+    """The node cache beside a stream: read from where it has the model, else filled with what is read."""
+
+    def __init__(
+        self,
+        ref: str,
+        revision: str | None,
+        tee: str,
+        memory_bytes: int,
+        observer: Observer,
+        env: Mapping[str, str],
+    ) -> None:
+        self._pull = Pull(
+            ref=resolve(ref, revision=revision),
+            options=make_options((), (), memory_bytes, None, None, force=False),
+            open_source=lambda place: open_reader(place, env=env),
+            dialer=lambda: open_dialer(env),
+            observer=observer,
+        )
+        self._root = cache_root(env, None if tee == "cache" else tee)
+        self._found: Snapshot | None = None
+
+    def reader(self) -> Reader | None:
+        """The model in the cache, if it is there."""
+        from penstock.cache.store import CacheStore
+        from penstock.hops.pull.tee import find_snapshot
+
+        self._found = find_snapshot(self._pull, self._root)
+        return None if self._found is None else CacheStore(self._found)
+
+    def can_tee(self, reader: Reader) -> bool:
+        """Whether its manifest has the checksums by which pieces are known to be right, in any order."""
+        if reader.ref.scheme == "hf":
+            return False
+        manifest = read_manifest(reader)
+        return manifest is not None and manifest.chunk_bytes == CHUNK_BYTES
+
+    def pull(self) -> Reader:
+        """The model in the cache, after it was fetched."""
+        from penstock.cache.store import CacheStore
+        from penstock.hops.pull.run import run_pull
+
+        run_pull(self._pull, self._root)
+        reader = self.reader()
+        if reader is None:
+            raise NotFound(f"{self._pull.ref}: was pulled, and is not there any more", hint="is the cache too small?")
+        assert isinstance(reader, CacheStore)
+        return reader
+
+    def open(self, source: StreamSource, *, verify: bool, dialer: Dialer) -> Tee | None:
+        """What fills it; None where it has the model, somebody else fills it, or it cannot be filled."""
+        from penstock.hops.pull.tee import open_tee
+
+        if self._found is not None:
+            return None
+        if not verify:
+            raise UsageError("a tee needs verification", hint="leave verify=False out")
+        try:
+            keys = [file.info.key for file in source.files]
+            return open_tee(self._pull, self._root, source.model, keys, dialer=dialer)
+        except PenstockError as error:
+            self._pull.observer.note(f"the cache is not filled on the way: {error}")
+            return None
 
 
 def _make_pool(reader: Reader, lander: Lander, memory_bytes: int, *, keep: bool) -> Pool:

@@ -31,7 +31,7 @@ def run_pull(pull: Pull, root: Path) -> PullReport:
     """
     began = time.monotonic()
     note = read_note(note_path(root, pull.ref, pull.only))
-    there = _find_present(pull, root, note)
+    there = find_present(pull, root, note)
     if there is not None:
         snapshot, manifest = there
         return report_snapshot(pull, snapshot, manifest, began)
@@ -79,7 +79,7 @@ def _flat_manifest(store: LocalStore) -> Manifest | None:
     return manifest if whole else None
 
 
-def _find_present(pull: Pull, root: Path, note: Note | None) -> tuple[Snapshot, Manifest] | None:
+def find_present(pull: Pull, root: Path, note: Note | None) -> tuple[Snapshot, Manifest] | None:
     """The snapshot that the ref means now, if it is complete."""
     snapshot = _guess(pull, root, note)
     if snapshot is not None:

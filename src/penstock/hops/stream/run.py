@@ -7,9 +7,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
-from penstock.errors import VerificationFailed
+from penstock.errors import PenstockError, VerificationFailed
 from penstock.hops.stream.feed import Feed
 from penstock.hops.stream.land.base import Lander
 from penstock.hops.stream.plan import StreamPlan
@@ -18,11 +18,22 @@ from penstock.hops.stream.source import StreamSource
 from penstock.wire.pace import Pace
 
 
+class CacheFill(Protocol):
+    """The node cache, filled on the way."""
+
+    error: PenstockError | None
+    """Why it is not filled after all."""
+
+    def wait(self) -> None:
+        """Until the model is whole there, or it is known that it will not be: the process waits so at its end."""
+
+
 class TensorStream:
     """Yields (name, tensor) in the order of the files, once each; iterate it once, in one thread or with `async for`.
 
     A tensor is the caller's: it stays what it is after the next one and after the end. Closing it early ends all
     reading; leaving its block and its death close it. The end comes only when all that was planned was delivered.
+    `cache`: with a tee, how far that is.
     """
 
     def __init__(
@@ -33,14 +44,17 @@ class TensorStream:
         lander: Lander,
         *,
         pace: Pace,
-        closing: Callable[[], None],
+        closing: Callable[[bool], None],
+        cache: CacheFill | None = None,
     ) -> None:
         self.source: Final = source
         self.plan: Final = plan
         self._feed = feed
         self._lander = lander
         self._pace = pace
-        self._closing: Callable[[], None] | None = closing
+        self.cache: Final = cache
+        self._closing: Callable[[bool], None] | None = closing
+        self._is_complete = False
         self._landed: Iterator[tuple[str, Any]] = iter(())
         self._blocks = 0
         self._delivered = 0
@@ -102,6 +116,7 @@ class TensorStream:
         if self._delivered != len(self.plan.tensors):
             raise VerificationFailed(f"{self._delivered} tensors were delivered of {len(self.plan.tensors)} planned")
         self._feed.finish()
+        self._is_complete = True
         self.close()
 
     def __aiter__(self) -> Self:
@@ -125,7 +140,7 @@ class TensorStream:
         try:
             self._feed.close()
         finally:
-            closing()
+            closing(self._is_complete)
 
     def __enter__(self) -> Self:
         return self

@@ -91,7 +91,7 @@ class TensorSource(Mapping[str, LazyTensor]):
             lanes=min(8, sum(len(block.pieces) for block in plan.blocks)) or 1,
             name=self._name,
         )
-        with TensorStream(self.source, plan, feed, self._lander, pace=pace, closing=lambda: None) as stream:
+        with TensorStream(self.source, plan, feed, self._lander, pace=pace, closing=lambda _: None) as stream:
             return dict(stream)[name]
 
     def close(self) -> None:
