@@ -20,6 +20,7 @@ from penstock._version import __version__
 from penstock.cli import cache, testing
 from penstock.cli.copy import copy
 from penstock.cli.inspect import inspect
+from penstock.cli.lint import lint
 from penstock.cli.ls import ls
 from penstock.cli.manifest import manifest
 from penstock.cli.metadata import metadata
@@ -69,7 +70,7 @@ def root(
     out.verbose |= verbose
 
 
-for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render, ray_config):
+for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render, ray_config, lint):
     app.command()(_verb)
 app.command(context_settings=PASSING_ON)(serve)
 app.add_typer(cache.app)
