@@ -297,7 +297,7 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, env: M
 
 def test_import_loads_no_library() -> None:
     """Importing the module loads neither google.auth nor requests."""
-    code = "import sys, penstock.stores.gcs; print([m for m in ('google.auth', 'requests') if m in sys.modules])"
+    code = "import sys, penstock.stores.gcs.store; print([m for m in ('google.auth', 'requests') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,4 +16,8 @@ def glance(ref: Ref, place: Mapping[str, str], env: Mapping[str, str]) -> str | 
         from penstock.stores.s3.glance import glance as glance_s3
 
         return glance_s3(ref, place, env)
+    if ref.scheme == "gs" and place:
+        from penstock.stores.gcs.glance import glance as glance_gcs
+
+        return glance_gcs(ref, place, env)
     return None

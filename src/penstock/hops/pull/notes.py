@@ -82,5 +82,17 @@ def find_probe(reader: Reader, key: str = MANIFEST_KEY) -> Probe | None:
     version = probe_version(reader, key)
     if version is None:
         return None
+    return Probe(key=key, version=version, place=_place(reader, key))
+
+
+def remember_again(reader: Reader, note: Note, path: Path) -> None:
+    """Write into the note at `path` where its probe lies now, if that is something else than it says."""
+    place = _place(reader, note.probe)
+    if place != note.place:
+        write_note(path, dataclasses.replace(note, place=place))
+
+
+def _place(reader: Reader, key: str) -> Mapping[str, str]:
     remember = getattr(reader, "remember", None)
-    return Probe(key=key, version=version, place=(remember(key) if remember else None) or {})
+    found: Mapping[str, str] | None = remember(key) if remember else None
+    return found or {}

@@ -13,7 +13,7 @@ from penstock.cache.layout import Snapshot
 from penstock.cache.marker import is_complete
 from penstock.cache.uses import note_asked
 from penstock.errors import NotFound, PenstockError
-from penstock.hops.pull.notes import Note, note_path, probe_version, read_note
+from penstock.hops.pull.notes import Note, note_path, probe_version, read_note, remember_again
 from penstock.hops.pull.report import Pull, PullReport, is_commit, report_folder, report_snapshot
 from penstock.model.manifest import MANIFEST_KEY, Manifest, parse_manifest
 from penstock.ref import OWN_FOLDER
@@ -49,7 +49,8 @@ def run_pull_to(pull: Pull, store: LocalStore) -> PullReport:
     """The model at `pull.ref`, whole, in the folder that `store` is; the same promises, without a cache around it."""
     began = time.monotonic()
     manifest, note = _flat_manifest(store), read_note(store.root / FLAT_NOTE)
-    if manifest is not None and note is not None and note.repo == flat_name(pull) and _is_unchanged(pull, note):
+    holds_it = note is not None and note.repo == flat_name(pull)
+    if manifest is not None and holds_it and _is_unchanged(pull, note, store.root / FLAT_NOTE):
         return report_folder(pull, store.root, manifest, began)
     if pull.offline:
         raise NotFound(
@@ -85,13 +86,16 @@ def find_present(pull: Pull, root: Path, note: Note | None) -> tuple[Snapshot, M
     if snapshot is not None:
         note_asked(snapshot)
     manifest = is_complete(snapshot) if snapshot else None
-    if snapshot is None or manifest is None or not _is_unchanged(pull, note):
+    if snapshot is None or manifest is None or not _is_unchanged(pull, note, note_path(root, pull.ref, pull.only)):
         return None
     return snapshot, manifest
 
 
-def _is_unchanged(pull: Pull, note: Note | None) -> bool:
-    """Whether the source is what it was when the note was taken; asked in one request, if at all."""
+def _is_unchanged(pull: Pull, note: Note | None, path: Path) -> bool:
+    """Whether the source is what it was when the note was taken; asked in one request, if at all.
+
+    `path`: of the note. Where the store itself had to be asked, the note learns how to do without it the next time.
+    """
     if pull.offline or pull.is_pinned:
         return True
     if note is None or not note.probe:
@@ -103,7 +107,10 @@ def _is_unchanged(pull: Pull, note: Note | None) -> bool:
     reader = pull.open_source(pull.ref)
     try:
         pace = Pace(give_up_s=PLAN_GIVE_UP_S, note=pull.observer.note)
-        return pace.retry(lambda: _ask_version(reader, note.probe) == note.version, service="source")
+        if not pace.retry(lambda: _ask_version(reader, note.probe) == note.version, service="source"):
+            return False
+        remember_again(reader, note, path)
+        return True
     finally:
         reader.close()
 

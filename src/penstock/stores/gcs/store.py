@@ -68,6 +68,10 @@ class GcsStore:
         """A bucket says no more than where it is."""
         return Origin(kind="bucket", ref=str(self.ref))
 
+    def remember(self, key: str) -> dict[str, str]:
+        """What `glance` needs to ask for an object in a later process."""
+        return {"object": self.keys.full(key)}
+
     def close(self) -> None:
         """Let go of connections."""
         self.api.close()
