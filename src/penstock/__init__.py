@@ -15,6 +15,7 @@ from penstock._version import __version__
 
 if TYPE_CHECKING:
     from penstock.api import abort, copy, inspect, ls, manifest, plan_copy, verify, write_manifest
+    from penstock.engines.torch_module import load_into
     from penstock.node import collect_cache, list_cache, pin, plan_pull, pull, pull_report, verify_cache
     from penstock.streaming import load, open_tensors, plan_stream, stream, stream_into
 
@@ -26,6 +27,7 @@ __all__ = [
     "inspect",
     "list_cache",
     "load",
+    "load_into",
     "ls",
     "manifest",
     "open_tensors",
@@ -52,6 +54,10 @@ def __getattr__(name: str) -> Any:
         from penstock import streaming
 
         return getattr(streaming, name)
+    if name == "load_into":
+        from penstock.engines.torch_module import load_into
+
+        return load_into
     if name in __all__:
         from penstock import api
 
