@@ -202,9 +202,13 @@ def verify_cache(
     observer: Observer = _SILENT,
     env: Mapping[str, str] | None = None,
 ) -> list[VerifyReport]:
-    """Every byte of complete models in the cache (of `models`, or all) against their manifests."""
+    """Every byte of complete models in the cache (of `models`, or all) against their manifests.
+
+    Raises VerificationFailed where a manifest itself is damaged, UsageError where a newer penstock wrote it.
+    """
     env = os.environ if env is None else env
     from penstock.cache import entries
+    from penstock.cache.marker import read_marker
     from penstock.cache.store import CacheStore
     from penstock.cache.uses import use
     from penstock.hops.copy.verify import verify_model
@@ -213,6 +217,8 @@ def verify_cache(
     chosen = [entry for name in models for entry in entries.choose(there, name)] if models else there
     reports = []
     for entry in chosen:
+        if entry.state == "unreadable":
+            read_marker(entry.snapshot)  # which raises, and says why
         if entry.state == "complete":
             with use(entry.snapshot):
                 store = CacheStore(entry.snapshot)

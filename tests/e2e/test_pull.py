@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from scenes import MODEL, Hub, Notes, Place, Servers, digest_folder, open_place
 
+import penstock
 from penstock.cache.layout import Snapshot
 from penstock.cache.marker import read_marker
 from penstock.cli import run
@@ -22,6 +23,7 @@ from penstock.model.manifest import CHUNK_BYTES, MANIFEST_KEY
 from penstock.model.safetensors import parse_header
 from penstock.node import pull_report
 from penstock.testing.faults import Status
+from penstock.testing.models import write_model
 
 
 @pytest.fixture
@@ -336,6 +338,45 @@ def test_manifest_of_a_newer_penstock_in_the_source(hub: Hub, folder: Place, cac
     manifest.write_bytes(manifest.read_bytes().replace(b'"schema":1', b'"schema":99', 1))
     with pytest.raises(UsageError, match="schema 99"):
         pull(hub, cache, folder.ref)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\x00" * 100])
+def test_damaged_marker_is_made_anew_from_what_is_there(hub: Hub, cache: Path, content: bytes) -> None:
+    hub.add(3_000_000)
+    report = pull(hub, cache)
+    Path(report.marker).write_bytes(content)
+    with pytest.raises(VerificationFailed, match=r"\.penstock/[0-9a-f]{40}/manifest.json"):
+        penstock.verify_cache(cache=cache)
+    assert [entry.state for entry in penstock.list_cache(cache)] == ["unreadable"]
+    with pytest.raises(NotFound):
+        pull(hub, cache, offline=True)
+    again = pull(hub, cache)
+    assert again.copy is not None
+    assert (again.status, again.copy.moved_bytes) == ("pulled", 0)
+    assert digest_folder(Path(again.path)) == hub.digests()
+    assert pull(hub, cache, offline=True).status == "present"
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_marker_of_a_newer_penstock_is_left_to_it(hub: Hub, cache: Path, offline: bool) -> None:
+    hub.add(3_000_000)
+    marker = Path(pull(hub, cache).marker)
+    newer = marker.read_bytes().replace(b'"schema":1,', b'"schema":9,')
+    marker.write_bytes(newer)
+    with pytest.raises(UsageError, match="written with manifest schema 9") as caught:
+        pull(hub, cache, offline=offline)
+    assert "upgrade" in (caught.value.hint or "")
+    assert marker.read_bytes() == newer
+
+
+def test_place_with_two_models_is_no_model(room: Path, cache: Path) -> None:
+    for name in ("llama", "qwen"):
+        write_model(room / "models" / name, size_bytes=1_000_000)
+    with pytest.raises(UsageError, match="holds 2 models: llama, qwen") as caught:
+        pull_report(str(room / "models"), cache=cache, env={})
+    assert caught.value.hint == f"name one of them, for example {room}/models/llama"
+    (room / "models" / "model_index.json").write_text("{}")
+    assert pull_report(str(room / "models"), cache=cache, env={}).status == "pulled"
 
 
 def test_token_that_expires_midway_is_an_error_and_what_was_fetched_is_kept(hub: Hub, cache: Path) -> None:

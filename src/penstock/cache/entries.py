@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from penstock.cache.layout import Snapshot, find_snapshots
+from penstock.cache.marker import read_marker
 from penstock.cache.store import replace_file
 from penstock.cache.uses import last_use_s
-from penstock.errors import NotFound, UsageError, VerificationFailed
-from penstock.model.manifest import Manifest, parse_manifest
+from penstock.errors import NotFound, PenstockError
+from penstock.model.manifest import Manifest
 from penstock.wire.file import map_os_error
 
 # complete: the marker is there. filling: a fill has begun, by somebody now or by one who was killed.
-# foreign: huggingface_hub put it there, and nothing of ours vouches for it.
-State = Literal["complete", "filling", "foreign"]
+# foreign: huggingface_hub put it there, and nothing of ours vouches for it. unreadable: damage, or a newer
+# penstock, made our marker so.
+State = Literal["complete", "filling", "foreign", "unreadable"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ def _describe_model(snapshots: list[Snapshot]) -> list[CacheEntry]:
         others = {path for other in snapshots if other != snapshot for path in contents[other]}
         manifest = _manifest(snapshot)
         staged = sum(_disk_bytes(path) for path in snapshot.fill.rglob("*")) if snapshot.fill.is_dir() else 0
-        state: State = "complete" if manifest else "filling" if snapshot.fill.is_dir() else "foreign"
+        state: State = "complete" if manifest else _state_without_marker(snapshot)
         entries.append(
             CacheEntry(
                 snapshot=snapshot,
@@ -79,6 +81,12 @@ def _describe_model(snapshots: list[Snapshot]) -> list[CacheEntry]:
             )
         )
     return entries
+
+
+def _state_without_marker(snapshot: Snapshot) -> State:
+    if snapshot.fill.is_dir():
+        return "filling"
+    return "unreadable" if snapshot.marker.exists() else "foreign"
 
 
 def _contents(snapshot: Snapshot) -> dict[Path, int]:
@@ -101,8 +109,8 @@ def _disk_bytes(path: Path) -> int:
 
 def _manifest(snapshot: Snapshot) -> Manifest | None:
     try:
-        return parse_manifest(snapshot.marker.read_bytes(), name=str(snapshot.marker))
-    except (OSError, VerificationFailed, UsageError):
+        return read_marker(snapshot)
+    except PenstockError:
         return None
 
 

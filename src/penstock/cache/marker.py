@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from penstock.cache.layout import Snapshot
-from penstock.errors import PenstockError, UsageError, VerificationFailed
+from penstock.errors import PenstockError, VerificationFailed
 from penstock.model.manifest import Manifest, parse_manifest
 
 
@@ -26,11 +26,12 @@ def read_marker(snapshot: Snapshot) -> Manifest | None:
 def is_complete(snapshot: Snapshot) -> Manifest | None:
     """The manifest of a snapshot whose marker is there and whose files all have their length; else None.
 
-    Reads no content: one small file, and a stat for each of the model's.
+    Reads no content: one small file, and a stat for each of the model's. Raises UsageError for the marker of a newer
+    penstock, which may well be right.
     """
     try:
         manifest = read_marker(snapshot)
-    except (VerificationFailed, UsageError):  # broken, or written by a newer penstock
+    except VerificationFailed:
         return None
     if manifest is None or not all(_has_length(snapshot.path / file.path, file.size_bytes) for file in manifest.files):
         return None

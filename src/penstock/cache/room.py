@@ -44,15 +44,16 @@ def promise(snapshot: Snapshot, need_bytes: int) -> Iterator[Promise]:
     """Claim `need_bytes` for the filling of `snapshot`; ask `promised_before` whether others were first."""
     folder = _folder(snapshot.root)
     path = folder / f"{name_lease()}.json"
-    since_ns = 0
+    since_ns, content = 0, b""
     with contextlib.suppress(OSError):  # what cannot be written fails soon enough, and says why
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
         since_ns = path.stat().st_mtime_ns
         fields = {"repo": snapshot.repo, "commit": snapshot.commit, "need_bytes": need_bytes, "since_ns": since_ns}
-        path.write_text(json.dumps(fields))
+        content = json.dumps(fields).encode()
+        path.write_bytes(content)
         time.sleep(_SETTLE_S)
-    with beating(path):
+    with beating(path, content):
         yield Promise(path=path, repo=snapshot.repo, commit=snapshot.commit, need_bytes=need_bytes, since_ns=since_ns)
 
 

@@ -50,20 +50,20 @@ def use(snapshot: Snapshot) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def beating(path: Path) -> Iterator[None]:
-    """Keep the file `path` there and fresh inside this block, and take it away then."""
+def beating(path: Path, content: bytes = b"") -> Iterator[None]:
+    """Keep the file `path` there and fresh inside this block, and take it away then.
+
+    It is there again, with `content`, if somebody took this process for dead while it was only stopped.
+    """
     from threading import Event, Thread
 
     ended = Event()
 
     def beat() -> None:
         while not ended.wait(_BEAT_S):
-            with contextlib.suppress(OSError):
-                path.touch()
+            _beat(path, content)
 
-    with contextlib.suppress(OSError):  # a read-only cache evicts nothing
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    _beat(path, content)
     thread = Thread(target=beat, name="lease", daemon=True)
     thread.start()
     try:
@@ -73,6 +73,15 @@ def beating(path: Path) -> Iterator[None]:
         thread.join()
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _beat(path: Path, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # a read-only cache evicts nothing
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def name_lease() -> str:

@@ -65,6 +65,8 @@ def read_source(
         )
     if manifest:
         listing = _as_manifested(reader, manifest, listing)
+    elif reader.ref.scheme != "hf":
+        _check_one_model(reader, listing)
     indexes = {key: reader.get(key) for key in index_keys(listing)} if readable else {}
     selection = select_files(listing, indexes=indexes, include=include, exclude=exclude)
     if not selection.kept:
@@ -87,6 +89,22 @@ def read_source(
         warnings=tuple(warnings),
         manifest=manifest,
     )
+
+
+def _check_one_model(reader: Reader, listing: Sequence[ObjectInfo]) -> None:
+    """Raise UsageError where folders hold a model each, and the place itself nothing of one, not even an index."""
+    if any("/" not in info.key and info.key.endswith((".json", ".safetensors", ".bin", ".gguf")) for info in listing):
+        return
+    marks = ("config.json", MANIFEST_KEY)
+    models = sorted(
+        {folder for info in listing for mark in marks if (folder := info.key.removesuffix(f"/{mark}")) != info.key}
+    )
+    if len(models) > 1:
+        shown = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
+        raise UsageError(
+            f"{reader.ref} holds {len(models)} models: {shown}",
+            hint=f"name one of them, for example {reader.ref}/{models[0]}",
+        )
 
 
 def _as_manifested(reader: Reader, manifest: Manifest, listing: Sequence[ObjectInfo]) -> list[ObjectInfo]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from penstock.cache.evict import room_for
 from penstock.cache.layout import Snapshot, name_snapshot
-from penstock.cache.marker import is_complete
+from penstock.cache.marker import is_complete, read_marker
 from penstock.cache.store import CacheStore, check_names, point_ref
 from penstock.cache.uses import note_use
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound, PenstockError, VerificationFailed
 from penstock.hops.copy.look import ask_source, describe_copy
 from penstock.hops.copy.publish import LATEST_KEY
 from penstock.hops.copy.report import CopyReport
@@ -100,6 +100,7 @@ def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheS
         return None
     if there is None:
         store.check_writable(0)
+        _remove_broken_marker(pull, snapshot)
         known = find_known(snapshot, model, dialer=pull.dialer(), options=options, observer=pull.observer)
         options = dataclasses.replace(options, sibling=known)
         shared_bytes = sum(entry.size_bytes for entry in known.entries.values())
@@ -109,6 +110,15 @@ def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheS
             check_names([info.key for info in model.files], snapshot.fill)
             return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
     return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
+
+
+def _remove_broken_marker(pull: Pull, snapshot: Snapshot) -> None:
+    """A marker that cannot be read vouches for nothing, and would stand in the way of a new one."""
+    try:
+        read_marker(snapshot)
+    except VerificationFailed as error:
+        pull.observer.note(f"{error}; made anew from what is there")
+        snapshot.marker.unlink(missing_ok=True)
 
 
 def _holds(manifest: Manifest, model: SourceModel) -> bool:
