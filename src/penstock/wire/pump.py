@@ -18,8 +18,8 @@ _WORTH_HELPING_S: Final = 0.5  # a new connection takes about so long to come up
 _SLOW_SHARE: Final = 0.5  # of the best connection: what reads slower is helped before anything new is begun
 _GOVERN_S: Final = 1.0
 _LOOK_S: Final = 0.01  # at the end, whether somebody can be helped, or all are done
-_FIRST_LANES: Final = 4  # two cores saturate with four; the governor adds more where they help
-_MOST_FIRST_LANES: Final = 16  # a machine of more processors has a faster network; guess
+_FIRST_LANES_PER_PROCESSOR: Final = 2  # two cores saturate with four; the governor adds more where they help
+_FIRST_LANES: Final = (4, 32)  # a machine of more processors has a faster network, up to what one process moves. Guess
 _JOIN_S: Final = 1.5  # after a signal: SIGTERM has to be answered within 2 s
 _JOIN_AFTER_ERROR_S: Final = 30.0  # a lane may sit in a connect or a name lookup
 
@@ -81,7 +81,8 @@ def _processors() -> int:
 
 
 def _first_lanes(most: int) -> int:
-    return min(most, max(_FIRST_LANES, min(_MOST_FIRST_LANES, _processors())))
+    fewest, many = _FIRST_LANES
+    return min(most, max(fewest, min(many, _FIRST_LANES_PER_PROCESSOR * _processors())))
 
 
 class Pump:
