@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 from penstock.errors import UsageError, VerificationFailed
 from penstock.hops.copy.journal import JournalContent, read_journal
@@ -10,6 +12,7 @@ from penstock.hops.copy.plan import CopyPlan, plan_copy
 from penstock.hops.copy.report import Options
 from penstock.hops.copy.source import SourceModel, list_files, read_manifest, read_source
 from penstock.model.manifest import Manifest
+from penstock.ref import Ref
 from penstock.stores.base import Reader, Store
 from penstock.wire.pace import PLAN_GIVE_UP_S, Pace
 
@@ -42,7 +45,10 @@ class Look:
 
 
 def look_at(source: Reader, destination: Store, model: SourceModel, options: Options, pace: Pace) -> Look:
-    """What is at `destination`, and the plan that follows. Raises UsageError where another model lies there."""
+    """What is at `destination`, and the plan that follows. Raises UsageError where another model lies there, and for a
+    destination in the source.
+    """
+    check_apart(source.ref, destination.ref)
 
     def ask() -> Look:
         manifest = _read_replaced(destination, options)
@@ -52,6 +58,22 @@ def look_at(source: Reader, destination: Store, model: SourceModel, options: Opt
         return Look(manifest=manifest, content=content, plan=plan)
 
     return pace.retry(ask, service="destination")
+
+
+def check_apart(source: Ref, destination: Ref) -> None:
+    """Raise UsageError where the destination is the source, or lies in it: a copy would change what it reads."""
+    if (source.scheme, source.place, source.account) != (destination.scheme, destination.place, destination.account):
+        return
+    above, below = (
+        Path(os.path.realpath(ref.path) if ref.scheme == "file" else f"/{ref.path}") for ref in (source, destination)
+    )
+    if above == below:
+        raise UsageError(f"{source} is source and destination at once", hint="nothing is to be done, or name another")
+    if below.is_relative_to(above):
+        raise UsageError(
+            f"{destination} lies in the source, {source}: the next copy would take it for a part of the model",
+            hint="choose a destination beside it",
+        )
 
 
 def _read_replaced(destination: Store, options: Options) -> Manifest | None:
