@@ -48,8 +48,9 @@ def lint(
 ) -> None:
     """What is wrong with manifests and shell scripts, anybody's.
 
-    Each finding has its line, why, and what to do. All paths are looked at together, so that one file may name what another makes. Nothing is run or applied. Ends
-    with 1 where something is found. `# penstock: allow RULE` in a file allows what is meant to be so.
+    Each finding has its line, why, and what to do. All paths are looked at together, so that one file may name what
+    another makes. Nothing is run or applied. Ends with 1 where something is found. `# penstock: allow RULE` in a file
+    allows what is meant to be so.
     """
     with command(ctx, json=json, quiet=quiet, verbose=verbose) as out:
         from penstock.cli.deployment import read_catalog

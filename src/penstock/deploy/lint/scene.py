@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from penstock.deploy.catalog import Catalog
 from penstock.deploy.lint.registry import At
 from penstock.deploy.lint.shell import Command, Script, Word, parse_script
 from penstock.deploy.lint.tree import Node
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
 
 GPU = "nvidia.com/gpu"
 # Classes of nodes that only Autopilot has.
@@ -204,7 +208,7 @@ class Pod:
     spec: Node
     parent: Node
 
-    @property
+    @functools.cached_property
     def labels(self) -> dict[str, str]:
         """Those of the template."""
         return self.metadata.get("labels").texts
@@ -314,11 +318,37 @@ class Scene:
 
     def of(self, *kinds: str) -> Iterator[Object]:
         """Objects of these kinds."""
-        return (each for each in self.objects if each.kind in kinds)
+        return (each for kind in kinds for each in self._by_kind.get(kind, ()))
 
     def find(self, kind: str, name: str, seen_from: Object) -> Object | None:
         """The object of a name in the same namespace, or of the cluster."""
-        return next((each for each in self.of(kind) if each.name == name and each.sees(seen_from)), None)
+        return next((each for each in self._named.get((kind, name), ()) if each.sees(seen_from)), None)
+
+    def labelled(self, labels: Mapping[str, str], seen_from: Object) -> list[Pod]:
+        """Pods that have all of these labels, in the same namespace."""
+        if not labels:
+            return [pod for pod in self.pods if seen_from.sees(pod.owner)]
+        rarest = min((self._labelled.get(pair, []) for pair in labels.items()), key=len)
+        return [pod for pod in rarest if seen_from.sees(pod.owner) and labels.items() <= pod.labels.items()]
+
+    @functools.cached_property
+    def _by_kind(self) -> Mapping[str, list[Object]]:
+        return _grouped((each.kind, each) for each in self.objects)
+
+    @functools.cached_property
+    def _named(self) -> Mapping[tuple[str, str], list[Object]]:
+        return _grouped(((each.kind, each.name), each) for each in self.objects)
+
+    @functools.cached_property
+    def _labelled(self) -> Mapping[tuple[str, str], list[Pod]]:
+        return _grouped((pair, pod) for pod in self.pods for pair in pod.labels.items())
+
+
+def _grouped(pairs: Iterable[tuple[_K, _V]]) -> dict[_K, list[_V]]:
+    found: dict[_K, list[_V]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def _pods_in(owner: Object) -> Iterator[Pod]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -23,6 +24,7 @@ _BARE: Final = re.compile(
     r"|trust-remote-code|enforce-eager|disable-.*|headless)"
 )
 _SUBSTITUTION: Final = re.compile(r"\$\((?!\()")
+_PLAIN: Final = re.compile(r"[^\\'\"$`#\s<>();|&]+")
 _REDIRECTION: Final = re.compile(r"[<>]+[&|]?")
 _MOST_DEPTH: Final = 20
 
@@ -42,7 +44,7 @@ class Word:
         return "'" in self.raw or '"' in self.raw
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Command:
     """A simple command. `words`: without assignments before it, redirections, and `sudo` and the like.
 
@@ -68,8 +70,11 @@ class Command:
 
     def starts(self, *names: str) -> bool:
         """Its first words that are no flags are `names`; gcloud's `beta` and `alpha` do not count."""
-        leading = [word.text for word in self.positionals if word.text not in ("beta", "alpha")]
-        return bool(leading) and (self.name, *leading[1 : len(names)]) == names
+        return self.name == names[0] and self._leading[: len(names) - 1] == names[1:]
+
+    @functools.cached_property
+    def _leading(self) -> tuple[str, ...]:
+        return tuple(word.text for word in self.positionals[1:] if word.text not in ("beta", "alpha"))
 
     def flags(self, *names: str) -> list[Word]:
         """The values of a flag: of `--name=value` and `--name value`; the flag itself where it has none."""
@@ -92,7 +97,7 @@ class Command:
         found = self.flags(*names)
         return found[-1] if found else None
 
-    @property
+    @functools.cached_property
     def positionals(self) -> list[Word]:
         """Words that are neither flags nor values of flags, the program first."""
         found: list[Word] = []
@@ -223,7 +228,9 @@ class _Reader:
             self._end_command(piped=char == "|" and not double)
             self._at += 2 if double else 1
         else:
-            self._add(char, 1)
+            plain = _PLAIN.match(text, at)
+            run = plain[0] if plain else char
+            self._add(run, len(run))
 
     # words
 

@@ -13,7 +13,7 @@ from penstock.deploy.lint.shell import Command, Script, Word
 _WIDE: Final = frozenset({"roles/owner", "roles/editor", "roles/storage.admin", "roles/iam.securityAdmin"})
 _WRITES: Final = frozenset({"roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.objectCreator"})
 _LEGACY_KEY: Final = "iam.gke.io/gcp-service-account"
-_DEFAULT_ACCOUNT: Final = re.compile(r"[\w$\{\}-]+-compute@developer\.gserviceaccount\.com")
+_DEFAULT_ACCOUNT: Final = re.compile(r"[^\s=:]*-compute@developer\.gserviceaccount\.com")
 _WITHOUT_IAM: Final = re.compile(r"@[\w$\{\}-]+(?<!iam)(?<!appspot)(?<!developer)\.gserviceaccount\.com")
 _PRINCIPAL: Final = re.compile(r"principal(?:Set)?://iam\.googleapis\.com/projects/([^/]+)/")
 

@@ -17,6 +17,8 @@ _INTERNAL: Final = {
     "service.beta.kubernetes.io/aws-load-balancer-internal": "true",
     "service.beta.kubernetes.io/azure-load-balancer-internal": "true",
 }
+# Of controllers that answer the internet, as they are usually installed; "" is the cluster's default.
+_PUBLIC_CLASSES: Final = ("", "gce", "nginx", "traefik", "haproxy", "kong", "contour", "istio")
 _CERTIFICATES: Final = (
     "networking.gke.io/managed-certificates",
     "ingress.gcp.kubernetes.io/pre-shared-cert",
@@ -33,8 +35,11 @@ def _class(found: Object) -> str:
 
 
 def _is_internal(found: Object) -> bool:
-    internal = found.annotations.texts.get("alb.ingress.kubernetes.io/scheme") == "internal"
-    return internal or _class(found) == "gce-internal" or _is_internal_service(found)
+    """Nobody outside reaches it; or nobody here can tell, with a class of the cluster's own."""
+    if found.kind == "Ingress" and _class(found) == "alb":
+        return found.annotations.texts.get("alb.ingress.kubernetes.io/scheme") != "internet-facing"
+    own = found.kind == "Ingress" and _class(found) not in _PUBLIC_CLASSES
+    return own or _is_internal_service(found)
 
 
 def _is_internal_service(found: Object) -> bool:

@@ -21,9 +21,8 @@ def _selector(found: Object) -> Node:
     return selector if found.kind == "Service" else selector.get("matchLabels")
 
 
-def _selects(selector: Node, pod: Pod) -> bool:
-    wanted = {key: value for key, value in selector.texts.items() if not key.startswith(_FOREIGN_LABELS)}
-    return wanted.items() <= pod.labels.items()
+def _wanted(selector: Node) -> dict[str, str]:
+    return {key: value for key, value in selector.texts.items() if not key.startswith(_FOREIGN_LABELS)}
 
 
 def selected(scene: Scene, found: Object) -> list[Pod]:
@@ -31,7 +30,7 @@ def selected(scene: Scene, found: Object) -> list[Pod]:
     selector = _selector(found)
     if not selector.pairs:
         return []
-    return [pod for pod in scene.pods if found.sees(pod.owner) and _selects(selector, pod)]
+    return scene.labelled(_wanted(selector), found)
 
 
 @rule(
@@ -45,11 +44,14 @@ def selector_matches_nothing(scene: Scene) -> Iterator[Hit]:
     kinds = ("Service", "PodDisruptionBudget", "PodMonitoring", "NetworkPolicy", "InferencePool", *_WORKLOADS)
     for found in scene.of(*kinds):
         selector = _selector(found)
-        pods = [pod for pod in scene.pods if found.sees(pod.owner) and pod.owner.kind != "Job"]
+        matched = selected(scene, found)
         if found.kind in _WORKLOADS:
-            pods = [pod for pod in pods if pod.owner is found]
-        foreign = all(key.startswith(_FOREIGN_LABELS) for key, _ in selector.pairs)
-        if not pods or not selector.pairs or foreign or any(_selects(selector, pod) for pod in pods):
+            matched = [pod for pod in matched if pod.owner.node is found.node]
+        if not selector.pairs or not _wanted(selector) or matched:
+            continue
+        pods = [pod for pod in scene.pods if found.sees(pod.owner) and pod.owner.kind not in ("Job", "CronJob")]
+        pods = [pod for pod in pods if pod.owner.node is found.node] if found.kind in _WORKLOADS else pods
+        if not pods:
             continue
         wanted = ", ".join(f"{key}: {value}" for key, value in selector.texts.items())
         have = "; ".join(sorted({", ".join(f"{k}: {v}" for k, v in pod.labels.items()) or "none" for pod in pods})[:3])

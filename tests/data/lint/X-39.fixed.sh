@@ -1,0 +1,12 @@
+#!/bin/bash
+set -euo pipefail
+gcloud container clusters create "$CLUSTER_NAME" \
+  --location "$REGION" \
+  --workload-pool "${PROJECT_ID}.svc.id.goog" \
+  --enable-ip-alias \
+  --node-locations="$ZONE_1" \
+  --machine-type n2d-standard-4
+gcloud container node-pools create g2-standard-24 --cluster "$CLUSTER_NAME" \
+  --accelerator type=nvidia-l4,count=2,gpu-driver-version=latest \
+  --machine-type g2-standard-24 \
+  --node-locations "$ZONE_1" --region "$REGION" --spot
