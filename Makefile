@@ -11,7 +11,7 @@ VENV ?= .venv
 ENGINES ?= .venv-engines
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format e2e engines bench-copy bench-pull bench-stream docs clean
+.PHONY: help demo test check format e2e engines bench-copy bench-pull bench-stream bench-serve docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -85,7 +85,7 @@ $(ENGINES)/.installed-loaders: pyproject.toml | $(ENGINES)/.installed
 	  'runai-model-streamer[s3]==0.17.*' 'fastsafetensors==0.5.*' --editable '.[all]'
 	@touch $@
 
-engines: $(VENV)/.installed-peers $(ENGINES)/.installed-loaders
+engines: $(VENV)/.installed-peers $(VENV)/.installed-model $(ENGINES)/.installed-loaders
 	$(BIN)/python -m pytest tests/engines
 
 bench-copy: $(VENV)/.installed-peers
@@ -96,6 +96,9 @@ bench-pull: $(VENV)/.installed-peers
 
 bench-stream: $(VENV)/.installed-dev $(ENGINES)/.installed-loaders
 	$(BIN)/python -m bench.stream --engines $(ENGINES)/bin/python $(BENCH)
+
+bench-serve: $(VENV)/.installed-peers $(ENGINES)/.installed-loaders
+	$(BIN)/python -m bench.serve --engines $(ENGINES)/bin/python $(BENCH)
 
 clean:
 	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -25,7 +25,7 @@ from servers import free_port, require
 ROOT = Path(__file__).parent.parent.parent
 PROGRAMS = Path(__file__).parent / "programs"
 LLAMA, OTHER, MINILM = "org/tiny-llama", "org/other-llama", "sentence-transformers/all-MiniLM-L6-v2"
-START_S = 240.0  # an engine alone takes 20 s on two cores
+START_S = 400.0  # an engine alone takes 20 s on two cores, and they may be busy
 
 
 def engine_python() -> str:
@@ -96,8 +96,8 @@ def engine_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def run_program(name: str, given: object, env: Mapping[str, str], *, timeout_s: float = 420) -> Any:
-    """What a program of the engines' Python prints as its last line, given JSON on stdin."""
-    command = [engine_python(), str(PROGRAMS / name)]
+    """What a program of the engines' Python (a file of ours, or its text) prints as its last line; JSON on stdin."""
+    command = [engine_python(), str(PROGRAMS / name)] if name.endswith(".py") else [engine_python(), "-c", name]
     done = subprocess.run(
         command, input=json.dumps(given), env=env, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -138,8 +138,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """`penstock serve` with these arguments, for the length of a block."""
+def starting(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Server]:
+    """`penstock serve` with these arguments, for the length of a block; nobody waits for it."""
     port = free_port()
     command = [engine_python(), "-m", "penstock", "serve", *arguments, "--port", str(port)]
     with log.open("wb") as output:
@@ -152,14 +152,24 @@ def serving(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Iter
             start_new_session=True,
         )
     try:
-        server = Server(port, process, log)
+        yield Server(port, process, log)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Server]:
+    """The same, once it is healthy."""
+    with starting(arguments, env, log) as server:
         server.wait()
         yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(60)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+
+
+def penstock_run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The command line tool in the engines' Python, to its end."""
+    command = [engine_python(), "-m", "penstock", *arguments]
+    return subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)

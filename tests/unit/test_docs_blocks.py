@@ -243,8 +243,19 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
     return frozenset(found)
 
 
-# Of `vllm serve`, and so of `penstock serve`; tests/engines has its parser take them.
-VLLM_OPTIONS = frozenset({"--load-format"})
+# Of `vllm serve`, and so of `penstock serve`; tests/engines/test_vllm_guide.py asks its parser.
+VLLM_OPTIONS = frozenset(
+    {
+        "--gpu-memory-utilization",
+        "--load-format",
+        "--max-model-len",
+        "--model-loader-extra-config",
+        "--served-model-name",
+        "--speculative-config",
+        "--tensor-parallel-size",
+        "--trust-remote-code",
+    }
+)
 
 
 def every_option() -> frozenset[str]:
@@ -278,6 +289,8 @@ def problem_of(words: Sequence[str]) -> str | None:
     options = options_of(tuple(words))
     if options is None:
         return f"no verb {' '.join(words[:2])}"
+    if words[:1] == ["serve"]:
+        options |= VLLM_OPTIONS
     wrong = [word for word in words if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in options]
     return f"no option {wrong[0]}" if wrong else None
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import penstock
 from penstock.cli import app
 from penstock.engines import serve
-from penstock.engines.serve import Engine, check_code, check_version, flags_in, plan_start
+from penstock.engines.serve import Engine, check_code, check_version, engine_environment, flags_in, plan_start
 from penstock.engines.vllm import TESTED, parse_options
 from penstock.errors import MissingExtra, UsageError
 from penstock.testing.models import write_model
@@ -124,6 +124,23 @@ def test_other_version_is_told_with_the_tested_ones(version: str | None, told: s
     assert warning is not None
     assert told in warning
     assert TESTED[0] in warning
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"), [(None, None), ("", "penstock"), ("a,b", "a,b,penstock"), ("penstock", "penstock")]
+)
+def test_allow_list_of_plugins_has_ours(
+    given: str | None, allowed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ("ours",))
+    env = {"HOME": "/h"} | ({} if given is None else {"VLLM_PLUGINS": given})
+    assert engine_environment(env).get("VLLM_PLUGINS") == allowed
+
+
+def test_penstock_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    with pytest.raises(UsageError, match="does not find its plugin"):
+        engine_environment({})
 
 
 REMOTE: dict[str, Any] = {"model_type": "novel", "auto_map": {"AutoConfig": "configuration_novel.NovelConfig"}}

@@ -72,6 +72,22 @@ def find_engine() -> Engine:
         return Engine(version=found[1] if found else None, has_program=False)
 
 
+def engine_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for an engine that is to load through us: an allow-list of its plugins has ours.
+
+    Raises UsageError where penstock can be imported and is not installed, so that nobody finds its plugin.
+    """
+    if not importlib.metadata.entry_points(group="vllm.general_plugins", name=LOAD_FORMAT):
+        raise UsageError(
+            "penstock is not installed in this Python, it is only on its path: vLLM does not find its plugin",
+            hint="pip install penstock into the environment of vLLM",
+        )
+    allowed = env.get("VLLM_PLUGINS")
+    if allowed is None or LOAD_FORMAT in allowed.split(","):
+        return dict(env)
+    return {**env, "VLLM_PLUGINS": f"{allowed},{LOAD_FORMAT}" if allowed else LOAD_FORMAT}
+
+
 def check_version(version: str | None) -> str | None:
     """What to say of a vLLM that we were not tested with; None for one that we were."""
     if version is not None and any(version == tested or version.startswith(f"{tested}.") for tested in TESTED):
@@ -227,7 +243,9 @@ def timeline_path(given: str | None, env: Mapping[str, str]) -> str | None:
 
 
 def become(start: Start, env: Mapping[str, str]) -> None:
-    """Be the engine from here on. Returns never; what was not flushed is lost."""
+    """Be the engine from here on: never returns."""
+    if start.strategy == "stream":
+        env = engine_environment(env)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -1,7 +1,7 @@
 """Run by test_vllm_engine.py with the engines' Python: engines one after the other, and what they answer.
 
-JSON on stdin: a list of engines; each has the arguments of `vllm.LLM`, variables, and a list of deeds. A deed is prompts to
-complete, prompts to embed, or a folder to reload from.
+JSON on stdin: a list of engines; each has the arguments of `vllm.LLM`, variables, and a list of deeds: prompts to
+complete, texts to embed, or a folder to reload from.
 """
 
 from __future__ import annotations
