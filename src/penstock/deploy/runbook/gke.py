@@ -207,7 +207,7 @@ def _look(context: Context, place: Place, where: tuple[str, ...]) -> tuple[str, 
     if context.settings.platform == "gke-autopilot":
         return tuple(found)
     pool = line(*describe, "--format=value(workloadIdentityConfig.workloadPool)")
-    text = f"{place.cluster} has no Workload Identity Federation: gcloud container clusters update --workload-pool"
+    text = f"{place.cluster} has no Workload Identity Federation; clusters update --workload-pool turns it on"
     found.append(f'[ -n "$({pool})" ] || {line("die", text)}')
     enable = ",".join(f"{each}=ENABLED" for each in addons(context))
     if enable:
