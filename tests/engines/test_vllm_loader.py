@@ -83,6 +83,7 @@ def results(bucket: Bucket, plain: dict[str, Path], room: Path) -> Results:
 
     ours("by source", empty, source=llama)
     ours("by source, tuned", empty, source=llama, memory="32MiB", lanes=2, device="cpu")
+    ours("all kept in little memory", empty, source=f"s3://models/{MINILM}", memory="16MiB")
     ours("draft of its own", empty, stubs[OTHER], source=llama)
     ours("draft with weights", empty, plain[OTHER], source=llama)
     ours("draft without", empty, pair.parent, source=f"{llama}/")
@@ -125,6 +126,11 @@ def test_weights_that_the_model_does_not_load_are_left_out(results: Results) -> 
 @pytest.mark.parametrize("name", ["by source", "by source, tuned"])
 def test_source_of_the_extra_config_serves_a_folder_without_weights(results: Results, name: str) -> None:
     assert results[name] == results[f"{LLAMA} hf"]
+
+
+def test_model_that_keeps_all_its_weights_gets_them(results: Results) -> None:
+    """Five times the buffers: what is kept is the model's, and reading goes on."""
+    assert results["all kept in little memory"] == results[f"{MINILM} hf"]
 
 
 @pytest.mark.parametrize("name", ["draft of its own", "draft with weights"])

@@ -87,12 +87,24 @@ def test_place_without_manifest_is_served_with_a_warning(model: Path, env: dict[
         (["--load-format", "auto"], "--strategy pull"),
         (["--load_format=auto"], "--strategy pull"),
         (["again"], "'again' stands after the model"),
+        (["--model-loader-extra-config", '{"concurrency": 4}'], "does not know 'concurrency'"),
+        (["--model_loader_extra_config", "lanes"], "is not JSON"),
+        (["--model-loader-extra-config"], "is not JSON"),
+        (['--model-loader-extra-config={"source": "s3://other/model"}'], "it is named once"),
     ],
 )
 def test_arguments_that_are_ours_are_refused(arguments: list[str], told: str) -> None:
     with pytest.raises(UsageError) as caught:
         plan_start("org/name", arguments, engine=VLLM, env={})
     assert told in f"{caught.value} {caught.value.hint}"
+
+
+def test_memory_is_said_once() -> None:
+    with pytest.raises(UsageError, match="do not go together"):
+        serve.check_arguments(['--model-loader-extra-config={"lanes": 2}'], "stream", memory="64MiB")
+    with pytest.raises(UsageError, match="--memory is of streaming"):
+        serve.check_arguments([], "pull", memory="64MiB")
+    serve.check_arguments(['--model-loader-extra-config={"lanes": 2}'], "stream")
 
 
 def test_load_format_of_a_pulled_model_is_the_callers() -> None:

@@ -19,13 +19,14 @@ from typing import Any, Final
 
 from penstock.engines import timeline
 from penstock.engines.metadata import make_metadata, name_of_place
-from penstock.engines.vllm import LOAD_FORMAT, TESTED
+from penstock.engines.vllm import LOAD_FORMAT, TESTED, parse_options
 from penstock.errors import MissingExtra, UsageError
 from penstock.hops.copy.report import Observer
 from penstock.model.manifest import parse_manifest
 
 STRATEGIES: Final = ("stream", "pull")
 _MIDDLEWARE: Final = "penstock.engines.timeline.Middleware"
+_EXTRA: Final = "--model-loader-extra-config"
 _SILENT: Final = Observer()
 
 
@@ -122,7 +123,7 @@ def plan_start(
     allowed; what `make_metadata` and `pull` raise.
     """
     env = os.environ if env is None else env
-    check_arguments(arguments, strategy)
+    check_arguments(arguments, strategy, memory=memory)
     engine = engine or find_engine()
     warnings = [warning] if (warning := check_version(engine.version)) else []
     extra: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ def plan_start(
         warnings += made.warnings
         extra = ("--load-format", LOAD_FORMAT)
         if memory is not None:
-            extra += ("--model-loader-extra-config", json.dumps({"memory": memory}))
+            extra += (_EXTRA, json.dumps({"memory": memory}))
     check_code(Path(model), arguments, is_known=_is_known_to_engine)
     flags = flags_in(arguments)
     if "--served-model-name" not in flags:
@@ -170,8 +171,8 @@ def flags_in(arguments: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def check_arguments(arguments: Sequence[str], strategy: str) -> None:
-    """Raise UsageError for arguments that we give ourselves."""
+def check_arguments(arguments: Sequence[str], strategy: str, *, memory: str | None = None) -> None:
+    """Raise UsageError for arguments that we give ourselves, and for options that our loader would refuse."""
     flags = flags_in(arguments)
     if arguments and not arguments[0].startswith("-"):
         raise UsageError(f"{arguments[0]!r} stands after the model and is no option", hint="the model is named once")
@@ -182,6 +183,27 @@ def check_arguments(arguments: Sequence[str], strategy: str) -> None:
             f"--load-format is {LOAD_FORMAT} when weights are streamed",
             hint="with --strategy pull the weights are files, and vLLM may load them in any format",
         )
+    if strategy == "stream" and _EXTRA in flags:
+        _check_extra(flags[_EXTRA] or _argument_after(_EXTRA, arguments), memory)
+    elif strategy == "pull" and memory is not None:
+        raise UsageError("--memory is of streaming; with --strategy pull vLLM loads the weights itself")
+
+
+def _check_extra(text: str, memory: str | None) -> None:
+    try:
+        extra = json.loads(text)
+    except ValueError:
+        raise UsageError(f"{_EXTRA} {text!r} is not JSON", hint="for example '{\"lanes\": 8}'") from None
+    options = parse_options(extra)
+    if options.source is not None:
+        raise UsageError(f"{_EXTRA} names a source, {options.source}; it is named once, as REF")
+    if memory is not None:
+        raise UsageError(f"--memory and {_EXTRA} do not go together", hint='write "memory" into the latter')
+
+
+def _argument_after(flag: str, arguments: Sequence[str]) -> str:
+    spelt = [argument.replace("_", "-") for argument in arguments]
+    return arguments[spelt.index(flag) + 1] if spelt.index(flag) + 1 < len(arguments) else ""
 
 
 def check_code(folder: Path, arguments: Sequence[str], *, is_known: Callable[[str], bool]) -> None:
