@@ -273,11 +273,13 @@ def every_option() -> frozenset[str]:
             "plan",
             "render",
             "ray-config",
+            "lint",
             "serve",
         )
     ]
     verbs += [("cache", verb) for verb in ("ls", "verify", "pin", "unpin", "gc")]
     verbs += [("testing", verb) for verb in ("hub", "gcs", "model")]
+    verbs += [("artefacts", verb) for verb in ("pull", "push")]
     return VLLM_OPTIONS.union(*(options_of(verb) or () for verb in verbs))
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from penstock._version import __version__
-from penstock.cli import cache, testing
+from penstock.cli import artefacts, cache, testing
 from penstock.cli.copy import copy
 from penstock.cli.inspect import inspect
 from penstock.cli.lint import lint
@@ -73,6 +73,7 @@ def root(
 for _verb in (inspect, copy, pull, stream_verb, verify, ls, manifest, metadata, plan, render, ray_config, lint):
     app.command()(_verb)
 app.command(context_settings=PASSING_ON)(serve)
+app.add_typer(artefacts.app)
 app.add_typer(cache.app)
 app.add_typer(testing.app)
 
