@@ -255,3 +255,24 @@ def test_option_before_the_model_is_no_model() -> None:
     result = CliRunner().invoke(app, ["serve", "--port", "80", "gs://bucket/model"])
     assert result.exit_code == 2
     assert "--port stands before the model" in result.output
+
+
+def test_what_is_rendered_is_taken(told: dict[str, Any], tmp_path: Path) -> None:
+    """Every pod that streams through us: its model, and nothing of its arguments taken for ours."""
+    import rendering
+
+    rendered = {
+        tuple(container["args"])
+        for platform, delivery, kind in rendering.iter_combinations()
+        if delivery == "stream" and kind in ("deployment", "lws")
+        for found in rendering.objects(rendering.scene(platform, delivery, kind))
+        for _, pod in rendering.pod_specs(found)
+        for container in pod["containers"]
+        if container.get("command") == ["penstock", "serve"]
+    }
+    assert len(rendered) >= 2
+    for ref, *arguments in rendered:
+        result = CliRunner().invoke(app, ["serve", ref, *arguments, "--timeline", str(tmp_path / "t")])
+        assert result.exit_code == 0, result.output
+        assert (told["ref"], told["arguments"]) == (ref, arguments)
+        serve.check_arguments(arguments, "stream")
