@@ -211,7 +211,7 @@ REFUSED: tuple[tuple[list[str], str, str], ...] = (
     (["--gpu", "nvidia-l4", "--set", "server.args=[--disable-log-requests]"], "removed", ""),
     (["--gpu", "nvidia-l4", "--set", "server.args=[--api-key=x]"], "secret", ""),
     (["--gpu", "nvidia-l4", "--set", "images.server=vllm/vllm-openai:latest"], "names no version", ""),
-    (["--gpu", "nvidia-l4", "--set", "server"], "--set section.key=value", ""),
+    (["--gpu", "nvidia-l4", "--set", "server"], "write --set key=value", ""),
     (["--gpu", "nvidia-l4", "--set", "a={"], "--set a", ""),
     (["--gpu", "nvidia-l4", "--set", "server.gpu_memory_utilization=1.5"], "less than or equal", ""),
     (["--gpu", "nvidia-l4", "--set", "scaling.max=1", "--set", "scaling.min=3"], "below", ""),

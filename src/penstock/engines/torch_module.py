@@ -48,11 +48,11 @@ def meta_parameters() -> Iterator[None]:
             param = torch.nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         register(self, name, param)
 
-    torch.nn.Module.register_parameter = register_meta  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = register_meta
     try:
         yield
     finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+        torch.nn.Module.register_parameter = register
 
 
 def load_into(
