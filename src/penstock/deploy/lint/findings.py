@@ -11,7 +11,7 @@ from typing import Any, Final
 from penstock.deploy.lint.registry import RULES, Rule, Severity
 
 _ALLOW: Final = re.compile(r"(?:^|\s)#\s*penstock:\s*allow\b(.*)")
-_MOST: Final = 1000
+_MOST: Final = 500
 _DOCUMENT: Final = re.compile(r"---(\s|$)")
 
 

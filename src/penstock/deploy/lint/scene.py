@@ -283,6 +283,11 @@ class Scene:
         return tuple(found)
 
     @functools.cached_property
+    def values(self) -> tuple[tuple[str, Node], ...]:
+        """(key, value) of everything in all documents."""
+        return tuple(pair for document, _ in self.documents for pair in document.walk())
+
+    @functools.cached_property
     def pods(self) -> tuple[Pod, ...]:
         """Every pod and template of one, wherever it stands."""
         return tuple(pod for each in self.objects for pod in _pods_in(each))

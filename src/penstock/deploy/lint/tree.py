@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import yaml
@@ -20,7 +20,8 @@ _OTHER: Final = re.compile(
     r"~|null|Null|NULL|true|True|TRUE|false|False|FALSE|[-+]?(\d+|\d*\.\d+|\d+\.\d*)([eE][-+]?\d+)?|"
 )
 _MERGE: Final = "<<"
-_TAG: Final = "tag:yaml.org,2002:"
+_CORE: Final = ("str", "int", "float", "bool", "null", "map", "seq", "binary", "timestamp")
+_TAGS: Final = frozenset({"!", *(f"tag:yaml.org,2002:{name}" for name in _CORE)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +34,7 @@ class Node:
 
     file: str
     line: int
-    value: str | Mapping[str, Node] | tuple[Node, ...] | None = None
+    value: str | dict[str, Node] | tuple[Node, ...] | None = None
     quoted: bool = False
     start: int = 0
 
@@ -44,7 +45,7 @@ class Node:
         """What stands under the keys, one in the other."""
         node = self
         for key in keys:
-            found = node.value.get(key) if isinstance(node.value, Mapping) else None
+            found = node.value.get(key) if isinstance(node.value, dict) else None
             node = found if found is not None else Node(node.file, node.line)
         return node
 
@@ -76,7 +77,7 @@ class Node:
     @property
     def pairs(self) -> tuple[tuple[str, Node], ...]:
         """Of a mapping; empty for anything else."""
-        return tuple(self.value.items()) if isinstance(self.value, Mapping) else ()
+        return tuple(self.value.items()) if isinstance(self.value, dict) else ()
 
     @property
     def texts(self) -> dict[str, str]:
@@ -171,7 +172,7 @@ class _Composer:
             raise _Malformed(here, f"nested more than {MOST_DEPTH} deep")
         if event.anchor:
             self._anchors[event.anchor] = None  # not yet whole
-        if event.tag and not event.tag.startswith(_TAG) and event.tag != "!":
+        if event.tag and event.tag not in _TAGS:
             self.problems.append(Problem(here, f"the tag {event.tag} means nothing to Kubernetes", "tag"))
         if isinstance(event, yaml.ScalarEvent):
             node, size = self._scalar(event, line), 1
@@ -218,6 +219,8 @@ class _Composer:
             value, inside = self._node(next(self._events), depth=depth + 1, line=key_line)
             size += inside + 1
             name = key.text
+            if not isinstance(key.value, str | None):
+                raise _Malformed(key_line, "a list or a mapping is used as a key")
             if name == _MERGE and not key.quoted:
                 for source in value.items or (value,):
                     merged = dict(source.pairs) | merged

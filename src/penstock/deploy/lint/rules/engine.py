@@ -72,11 +72,10 @@ def variable_removed(scene: Scene) -> Iterator[Hit]:
         for name, entry in each.env.items():
             if name in _REMOVED_VARIABLES:
                 yield entry.get("name"), f"{name}: instead {_REMOVED_VARIABLES[name]}"
-    for document, _ in scene.documents:
-        for key, node in document.walk():
-            for name, value in node.pairs if key == "env_vars" else ():
-                if name in _REMOVED_VARIABLES:
-                    yield value, f"{name}: instead {_REMOVED_VARIABLES[name]}"
+    for key, node in scene.values:
+        for name, value in node.pairs if key == "env_vars" else ():
+            if name in _REMOVED_VARIABLES:
+                yield value, f"{name}: instead {_REMOVED_VARIABLES[name]}"
     for _, command in scene.commands:
         for name, word in command.assignments:
             if name in _REMOVED_VARIABLES:

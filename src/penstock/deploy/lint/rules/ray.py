@@ -17,10 +17,9 @@ _BROKEN_UNTIL: Final = (2, 58, 0)
 
 def _llm_configs(scene: Scene) -> Iterator[Node]:
     """Every LLMConfig, in Serve's own files and in RayServices."""
-    for document, _ in scene.documents:
-        for key, node in document.walk():
-            if key == "llm_configs" and node.pairs:
-                yield node
+    for key, node in scene.values:
+        if key == "llm_configs" and node.pairs:
+            yield node
 
 
 def _ray_versions(scene: Scene) -> Iterator[tuple[Node, tuple[int, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -49,13 +50,19 @@ def selector_matches_nothing(scene: Scene) -> Iterator[Hit]:
             matched = [pod for pod in matched if pod.owner.node is found.node]
         if not selector.pairs or not _wanted(selector) or matched:
             continue
-        pods = [pod for pod in scene.pods if found.sees(pod.owner) and pod.owner.kind not in ("Job", "CronJob")]
-        pods = [pod for pod in pods if pod.owner.node is found.node] if found.kind in _WORKLOADS else pods
-        if not pods:
-            continue
-        wanted = ", ".join(f"{key}: {value}" for key, value in selector.texts.items())
-        have = "; ".join(sorted({", ".join(f"{k}: {v}" for k, v in pod.labels.items()) or "none" for pod in pods})[:3])
-        yield selector, f"{found} selects {wanted}; the pods have {have}"
+        pods = _candidates(scene, found)
+        if pods:
+            wanted = ", ".join(f"{key}: {value}" for key, value in selector.texts.items())
+            have = sorted({", ".join(f"{k}: {v}" for k, v in pod.labels.items()) or "no labels" for pod in pods})
+            yield selector, f"{found} selects {wanted}; the pods have {'; '.join(have)}"
+
+
+def _candidates(scene: Scene, found: Object) -> list[Pod]:
+    """Some pods that might have been meant; of a workload its own."""
+    pods = (pod for pod in scene.pods if found.sees(pod.owner) and pod.owner.kind not in ("Job", "CronJob"))
+    if found.kind in _WORKLOADS:
+        pods = (pod for pod in pods if pod.owner.node is found.node)
+    return list(itertools.islice(pods, 3))
 
 
 @rule(

@@ -62,10 +62,9 @@ def secret_in_env(scene: Scene) -> Iterator[Hit]:
     fix="Replace it where it was issued, and read it from a Secret or a file.",
 )
 def secret_in_text(scene: Scene) -> Iterator[Hit]:
-    for document, _ in scene.documents:
-        for _, node in document.walk():
-            if len(node.text) < 4000 and (found := _LOOKS_SECRET.search(node.text)):
-                yield node, f"{found[0][:6]}… looks like a token"
+    for _, node in scene.values:
+        if len(node.text) < 4000 and (found := _LOOKS_SECRET.search(node.text)):
+            yield node, f"{found[0][:6]}… looks like a token"
     for _, command in scene.commands:
         for word in (*command.words, *(word for _, word in command.assignments)):
             if found := _LOOKS_SECRET.search(word.text):
@@ -131,12 +130,11 @@ def _below(command: Command, line: int) -> Command:
     fix="env of head and workers from a Secret, in the RayService's pod templates; or an identity without keys.",
 )
 def secret_in_runtime_env(scene: Scene) -> Iterator[Hit]:
-    for document, _ in scene.documents:
-        for key, node in document.walk():
-            if key == "runtime_env":
-                for name, value in node.get("env_vars").pairs:
-                    if _is_secret_name(name):
-                        yield value, f"runtime_env has {name}"
+    for key, node in scene.values:
+        if key == "runtime_env":
+            for name, value in node.get("env_vars").pairs:
+                if _is_secret_name(name):
+                    yield value, f"runtime_env has {name}"
 
 
 @rule(
