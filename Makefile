@@ -3,6 +3,7 @@
 # make check    format, lint, types, layers, generated pages, docs
 # make e2e      every store and hop against real servers
 # make engines  what penstock leaves, read by the real vLLM, transformers and Ray (installs 3 GB)
+# make image    container images, where docker, podman or buildah is
 # make docs     write the generated pages again
 # Each makes .venv on its first run. PYTHON=python3.12 make … chooses the interpreter.
 
@@ -11,7 +12,7 @@ VENV ?= .venv
 ENGINES ?= .venv-engines
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format e2e engines bench-copy bench-pull bench-stream bench-serve docs clean
+.PHONY: help demo test check format e2e engines bench-copy bench-pull bench-stream bench-serve image docs clean
 
 help:
 	@sed -n '1,/^$$/s/^# //p' Makefile
@@ -99,6 +100,10 @@ bench-stream: $(VENV)/.installed-dev $(ENGINES)/.installed-loaders
 
 bench-serve: $(VENV)/.installed-peers $(ENGINES)/.installed-loaders
 	$(BIN)/python -m bench.serve --engines $(ENGINES)/bin/python $(BENCH)
+
+# IMAGES, REGISTRY, PUSH, BUILDER: docker/build.sh says what they do.
+image: $(BIN)/python
+	PYTHON=$(BIN)/python docker/build.sh
 
 clean:
 	rm -rf demo-out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,8 @@ from penstock.deploy.render.inputs import Context
 VLLM: Final = "vllm/vllm-openai:v0.26.0"
 # vLLM 0.26.0 inside; Ray 2.57 lost bucket sources with the streamer (ray-project/ray#65477), 2.58 has them again.
 RAY: Final = "rayproject/ray-llm:2.58.0-py312-cu130"
+# That of penstock-ray, as docker/bases.env has it: the one that is tested.
+OUR_RAY: Final = "2.60.0"
 # Holds penstock, penstock-vllm and penstock-ray once a release is published; `make image` fills a registry of yours.
 PUBLISHED: Final = "ghcr.io/penstock"
 
@@ -49,6 +51,8 @@ def ray_image(context: Context, *, with_penstock: bool) -> str:
 
 def ray_version(image: str) -> str:
     """`2.58.0` of the image's tag; KubeRay wants it said."""
+    if image.partition(":")[0].endswith("/penstock-ray"):
+        return OUR_RAY
     found = re.search(r":(?:.*-)?(\d+\.\d+\.\d+)(?:-|$)", image)
     known = found.group(1) if found else ""
     return known if known.startswith("2.") else RAY.partition(":")[2].partition("-")[0]
