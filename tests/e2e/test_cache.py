@@ -186,6 +186,68 @@ def test_contents_that_another_revision_shares_stay(hub: Hub, cache: Path) -> No
     assert not Path(first.path).exists()
 
 
+def test_revision_whose_contents_are_shared_does_not_make_room_for_the_next(hub: Hub, cache: Path) -> None:
+    hub.add(3_000_000)
+    first = pull_report(f"hf://{MODEL}", cache=cache, env=hub.env)
+    age(Snapshot(root=cache, repo=MODEL, commit=first.commit or ""), 3600)
+    (hub.folder / "config.json").write_text("{}")
+    commit = hub.push()
+    with pytest.raises(NoSpace):
+        pull_report(f"hf://{MODEL}", cache=cache, env=hub.env, max_cache_bytes=first.total_bytes)
+    assert digest_folder(Path(first.path)) | {"config.json": ""} == hub.digests() | {"config.json": ""}
+    again = pull_report(f"hf://{MODEL}", cache=cache, env=hub.env)
+    assert (again.status, again.commit) == ("pulled", commit)
+
+
+@pytest.mark.parametrize("then", ["gc", "pull"])
+def test_eviction_that_is_killed_between_any_two_steps_is_finished(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Nothing is left over that takes space and that nobody knows; and no half a model is ever seen."""
+    steps = ("rename", "replace", "unlink", "rmdir")
+    real = {name: getattr(Path, name) for name in steps}
+    done = allowed = 0
+
+    def counted(name: str) -> object:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal done
+            done += 1
+            if done > allowed:
+                raise KeyboardInterrupt
+            return real[name](*arguments, **options)
+
+        return call
+
+    snapshot = pull(hub, cache, "a/one")
+    whole = digest_folder(snapshot.path)
+    while True:
+        done, allowed = 0, allowed + 1
+        with monkeypatch.context() as patched:
+            for name in steps:
+                patched.setattr(Path, name, counted(name))
+            try:
+                evict(snapshot)
+            except KeyboardInterrupt:
+                killed = True
+            else:
+                killed = False
+        assert not snapshot.path.exists() or digest_folder(snapshot.path) == whole
+        if then == "gc":
+            if snapshot.own.exists():
+                (snapshot.own / "used").touch()
+                age(snapshot, 3600)
+            penstock.collect_cache(cache, max_bytes=0)
+            left = [path for path in (cache / "models--a--one").rglob("*") if path.is_file()]
+            assert (allowed, left) == (allowed, [])
+        report = pull_report("hf://a/one", cache=cache, env=hub.env)
+        assert digest_folder(Path(report.path)) == whole
+        assert len(list(snapshot.blobs.iterdir())) == len(whole)
+        age(snapshot, 3600)
+        if not killed:
+            break
+    assert allowed > 5
+
+
 def test_pull_makes_room_by_itself(hub: Hub, cache: Path) -> None:
     pull(hub, cache, "a/one")
     pull(hub, cache, "a/two", seed=1, max_cache_bytes=5_000_000)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from penstock.cache.layout import Snapshot, find_snapshots
-from penstock.cache.marker import read_marker
+from penstock.cache.marker import read_manifest_at, read_marker
 from penstock.cache.store import replace_file
 from penstock.cache.uses import last_use_s
 from penstock.errors import NotFound, PenstockError
 from penstock.model.manifest import Manifest
 from penstock.wire.file import map_os_error
 
-# complete: the marker is there. filling: a fill has begun, by somebody now or by one who was killed.
+# complete: the marker is there. filling: a fill, or an eviction, has begun, by somebody now or by one who was killed.
 # foreign: huggingface_hub put it there, and nothing of ours vouches for it. unreadable: damage, or a newer
 # penstock, made our marker so.
 State = Literal["complete", "filling", "foreign", "unreadable"]
@@ -84,20 +84,30 @@ def _describe_model(snapshots: list[Snapshot]) -> list[CacheEntry]:
 
 
 def _state_without_marker(snapshot: Snapshot) -> State:
-    if snapshot.fill.is_dir():
+    if snapshot.fill.is_dir() or snapshot.leaving.exists() or not snapshot.path.is_dir():
         return "filling"
     return "unreadable" if snapshot.marker.exists() else "foreign"
 
 
 def _contents(snapshot: Snapshot) -> dict[Path, int]:
-    """Files behind a snapshot's links, with their sizes."""
+    """A snapshot's contents, with their sizes: what it links to, and what its manifest says that it did."""
     found: dict[Path, int] = {}
-    if snapshot.path.is_dir():
-        for path in snapshot.path.rglob("*"):
-            with contextlib.suppress(OSError):
-                if path.is_file():
-                    found[path.resolve()] = path.stat().st_size
+    linked = snapshot.path.rglob("*") if snapshot.path.is_dir() else ()
+    for path in (*linked, *named_blobs(snapshot)):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found[path.resolve()] = path.stat().st_size
     return found
+
+
+def named_blobs(snapshot: Snapshot) -> list[Path]:
+    """Where contents lie, or lay, that the snapshot's manifest names; an eviction that was killed took the links."""
+    for path in (snapshot.marker, snapshot.leaving):
+        with contextlib.suppress(PenstockError):
+            manifest = read_manifest_at(path)
+            if manifest is not None:
+                return [snapshot.blob(file) for file in manifest.files]
+    return []
 
 
 def _disk_bytes(path: Path) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from penstock.cache.entries import CacheEntry, list_cache
+from penstock.cache.entries import CacheEntry, list_cache, named_blobs
 from penstock.cache.layout import Snapshot
 from penstock.cache.room import Promise, promise, promised_before, staged_bytes
 from penstock.cache.uses import lately, why_asked_for, why_used
@@ -38,17 +38,18 @@ class Eviction:
 
 
 def plan_eviction(
-    entries: Sequence[CacheEntry], free_bytes: int, *, used: Callable[[CacheEntry], str | None]
+    entries: Sequence[CacheEntry], free_bytes: int, *, used: Callable[[CacheEntry], str | None], sweep: bool = False
 ) -> Eviction:
     """Free at least `free_bytes`, or as much as may be: what killed fills left first, then least recently used models.
 
-    `used`: why a model is in use, None if it is not; asked only of those whose turn has come.
+    `sweep`: all that was left behind goes, however little it takes. `used`: why a model is in use, None if it is not;
+    asked only of those whose turn has come.
     """
     go: list[CacheEntry] = []
     stay: list[tuple[CacheEntry, str]] = []
     missing = free_bytes
     for entry in sorted(entries, key=lambda entry: (entry.state != "filling", entry.used_s)):
-        if missing <= 0:
+        if missing <= 0 and not (sweep and entry.state == "filling"):
             break
         reason = "pinned" if entry.pinned else used(entry)
         if reason:
@@ -61,17 +62,23 @@ def plan_eviction(
 
 @contextlib.contextmanager
 def room_for(
-    snapshot: Snapshot, need_bytes: int, *, max_bytes: int | None = None, note: Callable[[str], None] = lambda _: None
+    snapshot: Snapshot,
+    need_bytes: int,
+    *,
+    max_bytes: int | None = None,
+    shares: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[None]:
     """A block in which `snapshot` is filled with `need_bytes`, which are there and promised to nobody else.
 
-    By eviction where that helps. `max_bytes`: of the whole cache. Raises NoSpace with the numbers and what holds the
+    By eviction where that helps. `max_bytes`: of the whole cache. `shares`: contents with other revisions of the model,
+    which then stay. Raises NoSpace with the numbers and what holds the
     space; of two fills that do not fit together the second is refused.
     """
     with promise(snapshot, need_bytes) as mine:
         for last_try in (False, True):
             try:
-                _make_room(snapshot, mine, max_bytes, note)
+                _make_room(snapshot, mine, max_bytes, note, shares=shares)
             except NoSpace:
                 if last_try or not promised_before(snapshot.root, mine):
                     raise
@@ -81,12 +88,18 @@ def room_for(
         yield
 
 
-def _make_room(snapshot: Snapshot, mine: Promise, max_bytes: int | None, note: Callable[[str], None]) -> None:
+def _make_room(
+    snapshot: Snapshot, mine: Promise, max_bytes: int | None, note: Callable[[str], None], *, shares: bool
+) -> None:
     promised = promised_before(snapshot.root, mine)
     short = _shortage(snapshot.root, mine.need_bytes, sum(promised.values()), max_bytes)
     if short <= 0:
         return
-    entries = [entry for entry in list_cache(snapshot.root) if entry.snapshot != snapshot]
+    entries = [
+        entry
+        for entry in list_cache(snapshot.root)
+        if entry.snapshot != snapshot and not (shares and entry.snapshot.folder == snapshot.folder)
+    ]
     short -= staged_bytes(snapshot)
     if short <= 0:
         return
@@ -117,8 +130,7 @@ def plan_gc(root: Path, *, max_bytes: int | None, keep_free_bytes: int | None) -
     entries = list_cache(root)
     over = sum(entry.own_bytes for entry in entries) - max_bytes if max_bytes is not None else 0
     lacking = keep_free_bytes - _free_bytes(root) if keep_free_bytes is not None else 0
-    left = sum(entry.own_bytes for entry in entries if entry.state == "filling")
-    return plan_eviction(entries, max(over, lacking, left), used=_why_kept)
+    return plan_eviction(entries, max(over, lacking), used=_why_kept, sweep=True)
 
 
 def evict(snapshot: Snapshot) -> bool:
@@ -128,7 +140,8 @@ def evict(snapshot: Snapshot) -> bool:
     so that one of the two sees the other. It is back then.
     """
     try:
-        contents = {path.resolve() for path in snapshot.path.rglob("*") if path.is_file()}
+        linked = [path.resolve() for path in snapshot.path.rglob("*") if path.is_file()]
+        contents = {*linked, *(path.resolve() for path in named_blobs(snapshot))}
         snapshot.own.mkdir(parents=True, exist_ok=True)
         trash = snapshot.own / f"evicted-{uuid.uuid4().hex[:12]}"
         with contextlib.suppress(FileNotFoundError):
@@ -138,23 +151,39 @@ def evict(snapshot: Snapshot) -> bool:
                     trash.rename(snapshot.path)
                 shutil.rmtree(trash, ignore_errors=True)
                 return False
-        for path in list(snapshot.refs.rglob("*")) if snapshot.refs.is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):
-                if path.is_file() and path.read_text().strip() == snapshot.commit:
-                    path.unlink()
-        snapshot.marker.unlink(missing_ok=True)
+        _remove_refs(snapshot)
+        with contextlib.suppress(FileNotFoundError):
+            snapshot.marker.replace(snapshot.leaving)
         sync_folder(snapshot.own)
-        shared = _referenced(snapshot)
-        for path in contents:
-            if path.parent == snapshot.blobs.resolve() and path not in shared:
-                path.unlink(missing_ok=True)
-        shutil.rmtree(snapshot.own)
-        for folder in (snapshot.own.parent, snapshot.blobs, snapshot.path.parent, snapshot.refs, snapshot.folder):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_contents(snapshot, contents)
     except OSError as error:
         raise map_os_error(error, str(snapshot.path), "remove") from error
     return True
+
+
+def _remove_refs(snapshot: Snapshot) -> None:
+    for path in list(snapshot.refs.rglob("*")) if snapshot.refs.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.read_text().strip() == snapshot.commit:
+                path.unlink()
+
+
+def _remove_contents(snapshot: Snapshot, contents: set[Path]) -> None:
+    """What nobody shares, and then what is ours of it; of a fill that has begun again since, nothing."""
+    shared = _referenced(snapshot)
+    for path in contents:
+        if path.parent == snapshot.blobs.resolve() and path not in shared:
+            path.unlink(missing_ok=True)
+    if not _has_owner(snapshot):
+        shutil.rmtree(snapshot.fill, ignore_errors=True)
+    for folder in (*snapshot.own.glob("evicted-*"), *snapshot.own.glob("snapshot-*"), snapshot.own / "uses"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (*snapshot.own.glob(".now-*"), snapshot.own / "used", snapshot.own / "pin", snapshot.leaving):
+        path.unlink(missing_ok=True)
+    folders = (snapshot.own, snapshot.own.parent, snapshot.blobs, snapshot.path.parent, snapshot.refs, snapshot.folder)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _referenced(snapshot: Snapshot) -> set[Path]:
@@ -168,7 +197,15 @@ def _why_kept(entry: CacheEntry) -> str | None:
         return "not fetched by penstock"
     if entry.state == "filling" and _has_owner(entry.snapshot):
         return "being filled"
+    if any(_has_owner(other) for other in _siblings(entry.snapshot)):
+        return "shares contents with a revision that is being filled"
     return why_used(entry.snapshot)
+
+
+def _siblings(snapshot: Snapshot) -> list[Snapshot]:
+    """The model's other revisions, as far as we know of them."""
+    folders = snapshot.own.parent.iterdir() if snapshot.own.parent.is_dir() else ()
+    return [dataclasses.replace(snapshot, commit=path.name) for path in folders if path.name != snapshot.commit]
 
 
 def _has_owner(snapshot: Snapshot) -> bool:

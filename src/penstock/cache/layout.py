@@ -7,7 +7,7 @@ The cache is the one that huggingface_hub reads; what is ours lies beside it, in
     models--org--name/refs/<revision>                 a commit; written last
     models--org--name/.penstock/<commit>/manifest.json   the marker: its presence means "complete"
     models--org--name/.penstock/<commit>/fill/…       a fill under way, with its journal
-    models--org--name/.penstock/<commit>/{used,pin,uses/}
+    models--org--name/.penstock/<commit>/{used,pin,uses/,leaving.json}
     .locks/.penstock/<hash of a ref>.json             what a ref meant when it was pulled last
 """
 
@@ -63,6 +63,11 @@ class Snapshot:
     def marker(self) -> Path:
         """The manifest; its presence means "complete"."""
         return self.own / "manifest.json"
+
+    @property
+    def leaving(self) -> Path:
+        """The manifest of what is being evicted, so that an eviction that was killed can be gone on with."""
+        return self.own / "leaving.json"
 
     @property
     def fill(self) -> Path:

@@ -11,8 +11,13 @@ from penstock.model.manifest import Manifest, parse_manifest
 
 def read_marker(snapshot: Snapshot) -> Manifest | None:
     """The marker's content; None while the snapshot is not complete. Raises VerificationFailed if it is broken."""
+    return read_manifest_at(snapshot.marker)
+
+
+def read_manifest_at(path: Path) -> Manifest | None:
+    """The manifest in the file `path`, if any. Raises VerificationFailed for a broken one, UsageError for a newer."""
     try:
-        return parse_manifest(snapshot.marker.read_bytes(), name=str(snapshot.marker))
+        return parse_manifest(path.read_bytes(), name=str(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -20,7 +25,7 @@ def read_marker(snapshot: Snapshot) -> Manifest | None:
             raise
         from penstock.wire.file import map_os_error
 
-        raise map_os_error(error, str(snapshot.marker), "read") from error
+        raise map_os_error(error, str(path), "read") from error
 
 
 def is_complete(snapshot: Snapshot) -> Manifest | None:

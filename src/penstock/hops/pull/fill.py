@@ -105,7 +105,8 @@ def _fill_snapshot(pull: Pull, reader: Reader, model: SourceModel, store: CacheS
         options = dataclasses.replace(options, sibling=known)
         shared_bytes = sum(entry.size_bytes for entry in known.entries.values())
         need_bytes = model.total_bytes - shared_bytes
-        with room_for(snapshot, need_bytes, max_bytes=pull.max_bytes, note=pull.observer.note):
+        shares = bool(known.entries)
+        with room_for(snapshot, need_bytes, max_bytes=pull.max_bytes, shares=shares, note=pull.observer.note):
             _make_folder(snapshot.fill)
             check_names([info.key for info in model.files], snapshot.fill)
             return run_copy(reader, store, options, dialer=pull.dialer(), observer=pull.observer, model=model)
