@@ -246,6 +246,7 @@ def options_of(words: tuple[str, ...]) -> frozenset[str] | None:
 # Of `vllm serve`, and so of `penstock serve`; tests/engines/test_vllm_guide.py asks its parser.
 VLLM_OPTIONS = frozenset(
     {
+        "--enforce-eager",
         "--gpu-memory-utilization",
         "--load-format",
         "--max-model-len",
@@ -288,6 +289,8 @@ def problem_of(words: Sequence[str]) -> str | None:
     words = [word for word in words if word not in ("…", "...")]
     if words and (words[0].startswith("-") or words[0].isupper()):
         return None if words[0].isupper() or words[0] in every_option() | {"--version"} else f"no option {words[0]}"
+    if "--" in words:  # what follows is for another program
+        words = words[: words.index("--")]
     options = options_of(tuple(words))
     if options is None:
         return f"no verb {' '.join(words[:2])}"
