@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from penstock.deploy.lint.registry import RULES, Rule, Severity
 
-_ALLOW: Final = re.compile(r"(?:^|\s)#\s*penstock:\s*allow\b(.*)")
+_ALLOW: Final = re.compile(r"(?:^|\s)#\s*penstock:\s*allow\s+(.*)")
 _MOST: Final = 500
 _DOCUMENT: Final = re.compile(r"---(\s|$)")
 

@@ -123,7 +123,16 @@ def parse_documents(file: str, text: str, *, before: int = 0) -> tuple[list[Node
         composer.problems.append(_problem(error, text, before))
     except (RecursionError, ValueError, OverflowError) as error:
         composer.problems.append(Problem(before + 1, f"not readable: {error}"))
+    if "{{" in text:
+        hint = "; `{{` is of a template: lint what it renders"
+        composer.problems = [_with_hint(problem, hint) for problem in composer.problems]
     return composer.documents, composer.problems
+
+
+def _with_hint(problem: Problem, hint: str) -> Problem:
+    if problem.kind != "malformed":
+        return problem
+    return dataclasses.replace(problem, message=problem.message + hint)
 
 
 def _problem(error: yaml.YAMLError, text: str, before: int) -> Problem:
@@ -131,8 +140,7 @@ def _problem(error: yaml.YAMLError, text: str, before: int) -> Problem:
     position = getattr(error, "position", None)  # of a character that no YAML may have
     line = mark.line if mark is not None else text.count("\n", 0, position) if isinstance(position, int) else 0
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
-    template = "; `{{` is of a template: lint what it renders" if "{{" in text else ""
-    return Problem(before + line + 1, f"{what}{template}")
+    return Problem(before + line + 1, str(what))
 
 
 class _Composer:

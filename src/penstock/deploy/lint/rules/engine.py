@@ -287,20 +287,6 @@ def named_vllm(scene: Scene) -> Iterator[Hit]:
 
 
 @rule(
-    "library-path",
-    Severity.ERROR,
-    "LD_LIBRARY_PATH with ${…} in it",
-    why="Kubernetes does not replace it: the driver's libraries are looked for in a folder of that name.",
-    fix="/usr/local/nvidia/lib64:/usr/local/cuda/lib64 on GKE.",
-)
-def library_path(scene: Scene) -> Iterator[Hit]:
-    for each in scene.containers:
-        value = each.env["LD_LIBRARY_PATH"].get("value") if "LD_LIBRARY_PATH" in each.env else None
-        if value and "${" in value.text:
-            yield value, f"{each.name}: {value.text}"
-
-
-@rule(
     "command-and-entrypoint",
     Severity.ERROR,
     "The image's entry point gets a command as its argument",
