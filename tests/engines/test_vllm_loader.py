@@ -169,3 +169,17 @@ def test_models_differ(results: Results) -> None:
     one, other = results[f"{LLAMA} hf"][0], results[f"{OTHER} hf"][0]
     assert one.keys() == other.keys()
     assert {name for name in one if one[name] == other[name]} == {name for name in one if "norm" in name}
+
+
+def test_tee_spares_the_second_start_the_bucket(bucket: Bucket, room: Path, results: Results) -> None:
+    case = {
+        "format": "penstock",
+        "folders": [str(make_metadata(f"s3://models/{LLAMA}", root=room / "metadata", env=bucket.env).path)],
+        "extra": {"tee": str(room / "tee")},
+    }
+    env = engine_environment(room, **bucket.env)
+    (first,) = run_program("vllm_loaders.py", [case], env)
+    read = bucket.weight_gets()
+    (second,) = run_program("vllm_loaders.py", [case], env)
+    assert first == second == results[f"{LLAMA} hf"]
+    assert bucket.weight_gets() == read

@@ -99,12 +99,19 @@ def test_arguments_that_are_ours_are_refused(arguments: list[str], told: str) ->
     assert told in f"{caught.value} {caught.value.hint}"
 
 
-def test_memory_is_said_once() -> None:
-    with pytest.raises(UsageError, match="do not go together"):
-        serve.check_arguments(['--model-loader-extra-config={"lanes": 2}'], "stream", memory="64MiB")
-    with pytest.raises(UsageError, match="--memory is of streaming"):
-        serve.check_arguments([], "pull", memory="64MiB")
+def test_options_of_the_loader_are_said_once() -> None:
+    with pytest.raises(UsageError, match="--memory and --model-loader-extra-config do not go together"):
+        serve.check_arguments(['--model-loader-extra-config={"lanes": 2}'], "stream", {"memory": "64MiB"})
+    with pytest.raises(UsageError, match="--tee is of streaming"):
+        serve.check_arguments([], "pull", {"tee": "cache"})
     serve.check_arguments(['--model-loader-extra-config={"lanes": 2}'], "stream")
+
+
+@pytest.mark.parametrize(("cache", "tee"), [(None, "cache"), ("/models", "/models")])
+def test_tee_fills_the_cache_that_is_named(model: Path, env: dict[str, str], cache: str | None, tee: str) -> None:
+    start = plan_start(str(model), tee=True, cache=cache, engine=VLLM, env=env)
+    extra = json.loads(after("--model-loader-extra-config", start.argv))
+    assert parse_options(extra).tee == tee
 
 
 def test_load_format_of_a_pulled_model_is_the_callers() -> None:
@@ -178,7 +185,7 @@ def test_model_without_code_needs_no_leave(model: Path) -> None:
 def test_unknown_extra_keys_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="'concurrency', 'distributed'") as caught:
         parse_options({"concurrency": 4, "distributed": True})
-    assert "source, memory, lanes, device" in str(caught.value.hint)
+    assert "source, memory, lanes, device, tee" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,7 @@ def test_unknown_extra_keys_are_refused_with_the_known_ones() -> None:
         [],
         {"source": 3},
         {"source": ""},
+        {"tee": True},
         {"lanes": 0},
         {"lanes": True},
         {"memory": "many"},

@@ -48,6 +48,10 @@ def serve(
         str | None,
         typer.Option("--memory", metavar="SIZE", help="Of the buffers of each engine process; default: 256MiB."),
     ] = None,
+    tee: Annotated[
+        bool,
+        typer.Option("--tee", help="Fill the node cache with what is streamed; the next start reads it from there."),
+    ] = False,
     timeline: Annotated[
         str | None,
         typer.Option("--timeline", metavar="FILE", help="Keep what the start took in FILE, as JSON lines."),
@@ -89,6 +93,7 @@ def serve(
                     metadata=metadata,
                     cache=cache,
                     memory=memory,
+                    tee=tee,
                     with_timeline=kept is not None,
                     observer=observer,
                     env=env,

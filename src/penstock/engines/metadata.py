@@ -116,6 +116,7 @@ def _describe(reader: Reader, model: SourceModel, root: Path) -> Metadata:
         name=name,
         commit=model.origin.commit,
         identity=identity,
+        has_digests=all(info.git_sha1 or info.sha256 for info in model.files),
         weight_bytes=sum(info.size_bytes for info in shards),
         warnings=_warnings(reader, model),
     )

@@ -21,8 +21,9 @@ FORMAT: Final = 1
 class Metadata:
     """A metadata directory. `source`: the ref that weights are read from. `name`: what clients call the model.
 
-    `commit`: None where the source has none. `identity`: of the source's content, see `identify`. `weight_bytes`: at
-    the source. `warnings`: what was found on the way, known to who made it only; so is `made`: it was not there before.
+    `commit`: None where the source has none. `identity`: of the source's content, see `identify`; `has_digests`: it is
+    made of digests, and so the same for copies. `weight_bytes`: at the source. `warnings`: what was found on the way,
+    known to who made it only; so is `made`: it was not there before.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Metadata:
     name: str
     commit: str | None
     identity: str
+    has_digests: bool
     weight_bytes: int
     made: bool = False
     warnings: tuple[str, ...] = ()
@@ -40,16 +42,19 @@ class Metadata:
 
 
 def identify(model: SourceModel) -> str:
-    """Another content of any file gives another identity: 64 hex digits, from what the listing says of each."""
+    """Another content of any file gives another identity: 64 hex digits, from what the listing says of each.
+
+    Of digests the Hub's: a manifest has two for some files, and the Hub publishes one.
+    """
     lines = sorted(
-        f"{info.sha256 or info.git_sha1 or info.version} {info.size_bytes} {info.key}\n" for info in model.files
+        f"{info.git_sha1 or info.sha256 or info.version} {info.size_bytes} {info.key}\n" for info in model.files
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def dump_note(found: Metadata) -> bytes:
     """What `read_note` reads."""
-    fields = ("source", "name", "commit", "identity", "weight_bytes")
+    fields = ("source", "name", "commit", "identity", "has_digests", "weight_bytes")
     return json.dumps({"format": FORMAT} | {field: getattr(found, field) for field in fields}, indent=1).encode()
 
 
@@ -71,6 +76,7 @@ def read_note(folder: Path) -> Metadata | None:
             name=str(note["name"]),
             commit=None if note["commit"] is None else str(note["commit"]),
             identity=str(note["identity"]),
+            has_digests=bool(note["has_digests"]),
             weight_bytes=int(note["weight_bytes"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:

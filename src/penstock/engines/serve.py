@@ -111,6 +111,7 @@ def plan_start(
     metadata: str | None = None,
     cache: str | None = None,
     memory: str | None = None,
+    tee: bool = False,
     with_timeline: bool = True,
     engine: Engine | None = None,
     observer: Observer = _SILENT,
@@ -118,12 +119,15 @@ def plan_start(
 ) -> Start:
     """Make ready what the engine needs, and say how it is started. `arguments`: vLLM's own, handed on as they are.
 
-    `stream`: a metadata directory, and our load format. `pull`: the whole model in the node cache, and vLLM's own.
+    `stream`: a metadata directory, and our load format; `tee`: it fills the node cache with what it reads. `pull`: the
+    whole model in the node cache, and vLLM's own loader.
     Raises MissingExtra without vLLM; UsageError for arguments that are ours to give, and for a model whose code was not
     allowed; what `make_metadata` and `pull` raise.
     """
     env = os.environ if env is None else env
-    check_arguments(arguments, strategy, memory=memory)
+    options = {"memory": memory, "tee": (cache or "cache") if tee else None}
+    given = {key: value for key, value in options.items() if value is not None}
+    check_arguments(arguments, strategy, given)
     engine = engine or find_engine()
     warnings = [warning] if (warning := check_version(engine.version)) else []
     extra: tuple[str, ...] = ()
@@ -136,8 +140,8 @@ def plan_start(
         model, name, source = str(made.path), made.name, made.source
         warnings += made.warnings
         extra = ("--load-format", LOAD_FORMAT)
-        if memory is not None:
-            extra += (_EXTRA, json.dumps({"memory": memory}))
+        if given:
+            extra += (_EXTRA, json.dumps(given))
     check_code(Path(model), arguments, is_known=_is_known_to_engine)
     flags = flags_in(arguments)
     if "--served-model-name" not in flags:
@@ -171,8 +175,11 @@ def flags_in(arguments: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def check_arguments(arguments: Sequence[str], strategy: str, *, memory: str | None = None) -> None:
-    """Raise UsageError for arguments that we give ourselves, and for options that our loader would refuse."""
+def check_arguments(arguments: Sequence[str], strategy: str, given: Mapping[str, str] | None = None) -> None:
+    """Raise UsageError for arguments that we give ourselves, and for options that our loader would refuse.
+
+    `given`: those of its options that have an option of ours.
+    """
     flags = flags_in(arguments)
     if arguments and not arguments[0].startswith("-"):
         raise UsageError(f"{arguments[0]!r} stands after the model and is no option", hint="the model is named once")
@@ -184,12 +191,12 @@ def check_arguments(arguments: Sequence[str], strategy: str, *, memory: str | No
             hint="with --strategy pull the weights are files, and vLLM may load them in any format",
         )
     if strategy == "stream" and _EXTRA in flags:
-        _check_extra(flags[_EXTRA] or _argument_after(_EXTRA, arguments), memory)
-    elif strategy == "pull" and memory is not None:
-        raise UsageError("--memory is of streaming; with --strategy pull vLLM loads the weights itself")
+        _check_extra(flags[_EXTRA] or _argument_after(_EXTRA, arguments), given or {})
+    elif strategy == "pull" and given:
+        raise UsageError(f"--{min(given)} is of streaming; with --strategy pull vLLM loads the weights itself")
 
 
-def _check_extra(text: str, memory: str | None) -> None:
+def _check_extra(text: str, given: Mapping[str, str]) -> None:
     try:
         extra = json.loads(text)
     except ValueError:
@@ -197,8 +204,8 @@ def _check_extra(text: str, memory: str | None) -> None:
     options = parse_options(extra)
     if options.source is not None:
         raise UsageError(f"{_EXTRA} names a source, {options.source}; it is named once, as REF")
-    if memory is not None:
-        raise UsageError(f"--memory and {_EXTRA} do not go together", hint='write "memory" into the latter')
+    for key, value in given.items():
+        raise UsageError(f"--{key} and {_EXTRA} do not go together", hint=f'write "{key}": "{value}" into the latter')
 
 
 def _argument_after(flag: str, arguments: Sequence[str]) -> str:

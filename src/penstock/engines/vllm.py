@@ -26,17 +26,19 @@ class LoaderOptions:
     """What `--model-loader-extra-config` says to us. `source`: of the weights; None where the model's folder says it.
 
     `memory_bytes`: of each process. `lanes`: connections; None for as many as make it faster. `device`: where tensors
-    are handed over: `cpu`, `cuda`, or None for what suits. `rest`: for vLLM's own loader.
+    are handed over: `cpu`, `cuda`, or None for what suits. `tee`: the node cache to fill with what is read: `cache`, or
+    a folder. `rest`: for vLLM's own loader.
     """
 
     source: str | None = None
     memory_bytes: int = _DEFAULT_MEMORY_BYTES
     lanes: int | None = None
     device: str | None = None
+    tee: str | None = None
     rest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_OURS: Final = ("source", "memory", "lanes", "device")
+_OURS: Final = ("source", "memory", "lanes", "device", "tee")
 _THEIRS: Final = ("enable_weights_track",)
 
 
@@ -49,20 +51,26 @@ def parse_options(extra: object) -> LoaderOptions:
             f"model_loader_extra_config: load format {LOAD_FORMAT} does not know {', '.join(map(repr, unknown))}",
             hint=f"it takes {', '.join((*_OURS, *_THEIRS))}",
         )
-    source, lanes, device = extra.get("source"), extra.get("lanes"), extra.get("device")
-    if source is not None and (not isinstance(source, str) or not source):
-        raise UsageError(f"model_loader_extra_config: source is {source!r}, it has to be a place: gs://bucket/model")
+    lanes, device = extra.get("lanes"), extra.get("device")
     if lanes is not None and (type(lanes) is not int or lanes < 1):
         raise UsageError(f"model_loader_extra_config: lanes is {lanes!r}, it has to be a number from 1")
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"model_loader_extra_config: device is {device!r}, it has to be cpu or cuda")
     return LoaderOptions(
-        source=source,
+        source=_parse_text(extra, "source", "a place: gs://bucket/model"),
         memory_bytes=_parse_memory(extra.get("memory", _DEFAULT_MEMORY_BYTES)),
         lanes=lanes,
         device=device,
+        tee=_parse_text(extra, "tee", "a folder, or 'cache'"),
         rest={key: extra[key] for key in _THEIRS if key in extra},
     )
+
+
+def _parse_text(extra: Mapping[str, object], key: str, what: str) -> str | None:
+    value = extra.get(key)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise UsageError(f"model_loader_extra_config: {key} is {value!r}, it has to be {what}")
+    return value
 
 
 def _parse_memory(value: object) -> int:

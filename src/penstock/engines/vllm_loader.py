@@ -28,6 +28,7 @@ from penstock.engines.metadata import make_metadata
 from penstock.engines.note import Metadata, identify, read_note
 from penstock.engines.vllm import parse_options
 from penstock.errors import ObjectChanged, PenstockError, UsageError
+from penstock.hops.copy.report import Observer
 from penstock.model.safetensors import METADATA_KEY, header_bytes
 from penstock.stores.hub.login import is_offline
 from penstock.streaming import stream
@@ -160,6 +161,8 @@ class PenstockLoader(DefaultModelLoader):  # type: ignore[misc]  # its type is k
             device=self._device,
             memory_bytes=options.memory_bytes,
             lanes=options.lanes,
+            tee=options.tee,
+            observer=Observer(note=lambda text: _log.info("penstock: %s", text)),
         ) as tensors:
             _check_unchanged(place, tensors)
             shows_bar = enable_tqdm(self.load_config.use_tqdm_on_load)
@@ -199,11 +202,15 @@ def _names_in(file: str) -> list[str]:
 
 def _check_unchanged(place: _Place, tensors: TensorStream) -> None:
     """Raise ObjectChanged where the source is no longer what its metadata directory was made of."""
-    if place.note is not None and identify(tensors.source.model) != place.note.identity:
-        raise ObjectChanged(
-            f"{place.ref} has changed since {place.folder} was made of it",
-            hint="start again: `penstock serve` and `penstock metadata` make another directory for what is there now",
-        )
+    note, model = place.note, tensors.source.model
+    if note is None or identify(model) == note.identity:
+        return
+    if model.ref != note.source and not note.has_digests:
+        return  # from the cache, which found the source unchanged; its digests are not what the listing had
+    raise ObjectChanged(
+        f"{place.ref} has changed since {place.folder} was made of it",
+        hint="start again: `penstock serve` and `penstock metadata` make another directory for what is there now",
+    )
 
 
 def _tell(tensors: TensorStream) -> None:
