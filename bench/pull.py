@@ -10,6 +10,7 @@ disk each is followed by `sync`, and `dd conv=fdatasync` says what the disk take
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -17,13 +18,15 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import penstock
 from bench.chart import draw_bars
 from bench.copy import BIN, free_port, running, versions
 from bench.measure import Cost, measure
 from bench.static_s3 import static_s3
+from penstock.testing.gcs import GcsEmulator
 from penstock.testing.models import write_model
 from penstock.units import GiB, parse_size
 
@@ -122,13 +125,21 @@ def warm(env: Mapping[str, str], cache: Path, rounds: int) -> list[dict[str, obj
         "penstock.pull, offline": _WARM_OURS.format(ref="hf://bench/model", cache=str(cache), offline=True),
         "penstock.pull, Hub": _WARM_OURS.format(ref="hf://bench/model", cache=str(cache), offline=False),
         "penstock.pull, S3": _WARM_OURS.format(ref="s3://bench", cache=str(cache), offline=False),
+        "penstock.pull, Google": _WARM_OURS.format(ref="gs://warm/model", cache=str(cache), offline=False),
         "snapshot_download, offline": _WARM_HUB.format(cache=str(cache), offline=True),
         "snapshot_download, Hub": _WARM_HUB.format(cache=str(cache), offline=False),
     }
-    taken: dict[str, list[float]] = {name: [] for name in programs}
+    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
+    pull = [str(BIN / "penstock"), "pull", "--quiet", "--cache", str(cache)]
+    commands |= {
+        "`penstock pull`, offline": [*pull, "--offline", "hf://bench/model"],
+        "`penstock pull`, S3": [*pull, "s3://bench"],
+        "`penstock --version`": [str(BIN / "penstock"), "--version"],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for name, program in programs.items():
-            cost = measure([sys.executable, "-c", program], env=env)
+        for name, command in commands.items():
+            cost = measure(command, env=env)
             if cost.returncode:
                 raise SystemExit(f"{name} failed:\n{cost.output[-2000:]}")
             taken[name].append(cost.wall_s)
@@ -141,6 +152,16 @@ def warm(env: Mapping[str, str], cache: Path, rounds: int) -> list[dict[str, obj
         }
         for name, times in taken.items()
     ]
+
+
+@contextlib.contextmanager
+def google(model: Path, folder: Path) -> Iterator[str]:
+    """The URL of a Google Cloud Storage that has `model`, for a client without credentials."""
+    folder.mkdir(parents=True)
+    with GcsEmulator(folder=folder) as emulator:
+        emulator.create_bucket("warm")
+        penstock.copy(str(model), "gs://warm/model", env={"STORAGE_EMULATOR_HOST": emulator.url})
+        yield emulator.url
 
 
 def make_wide(model: Path, to: Path) -> None:
@@ -225,12 +246,15 @@ def main() -> None:
                     "AWS_DEFAULT_REGION": "us-east-1",
                 }
                 if place == "warm":
-                    cache = args.work / "cache"
-                    for ref in ("hf://bench/model", "s3://bench"):
-                        cost = measure([sys.executable, "-m", "penstock", "pull", ref, "--cache", str(cache)], env=env)
-                        if cost.returncode:
-                            raise SystemExit(cost.output)
-                    results[place] = warm(env, cache, 5 * args.rounds)
+                    with google(wide, args.work / "gcs") as gcs:
+                        env["STORAGE_EMULATOR_HOST"] = gcs
+                        cache = args.work / "cache"
+                        for ref in ("hf://bench/model", "s3://bench", "gs://warm/model"):
+                            command = [sys.executable, "-m", "penstock", "pull", ref, "--cache", str(cache)]
+                            cost = measure(command, env=env)
+                            if cost.returncode:
+                                raise SystemExit(cost.output)
+                        results[place] = warm(env, cache, 5 * args.rounds)
                     continue
                 to = args.disk if place == "disk" else args.work / "to"
                 commands = sides(s3, served, to, disk=place == "disk")

@@ -191,10 +191,7 @@ def main() -> None:
         for name, tensor in tensors.items()
     }
     total = sum(param.numel() * param.element_size() for param in params.values())
-    if side.startswith("penstock"):
-        import penstock.streaming
-        import penstock.stores.s3  # noqa: F401
-    elif side == "runai":
+    if side == "runai":
         import runai_model_streamer  # noqa: F401
     before = rss_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

@@ -36,7 +36,9 @@ TAKEN = {
     "first more": autoscaling(min_replicas=0, initial_replicas=1, max_replicas=2, target_ongoing_requests=1.5),
     "auto": config(deployment_config={"num_replicas": "auto"}),
     "options": config(deployment_config={"max_ongoing_requests": 64, "ray_actor_options": {"num_cpus": 1}}),
-    "engine arguments": config(engine_kwargs={"max_model_len": 8192, "tensor_parallel_size": 2, "load_format": "penstock"}),
+    "engine arguments": config(
+        engine_kwargs={"max_model_len": 8192, "tensor_parallel_size": 2, "load_format": "penstock"}
+    ),
     "lora": config(lora_config={"dynamic_lora_loading_path": "s3://bucket/lora", "max_num_adapters_per_replica": 4}),
     "cpu": config(placement_group_config={"bundles": [{"CPU": 1, "GPU": 0}]}),
     "gpus": config(accelerator_type="L4", placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 1}}),

@@ -10,6 +10,7 @@ import pytest
 import penstock
 from penstock.engines.bring import NodeModel, bring, foresee
 from penstock.errors import NotFound, VerificationFailed
+from penstock.hops.copy.report import Observer
 from penstock.testing.models import write_model
 
 
@@ -52,6 +53,14 @@ def test_node_with_another_home_is_refused(model: Path, env: dict[str, str], del
 def test_model_that_is_not_there_is_an_error(env: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         foresee(NodeModel(source=str(tmp_path / "nothing"), delivery="pull"), env=env)
+
+
+def test_model_without_a_manifest_is_warned_of(env: dict[str, str], tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "plain", size_bytes=200_000)
+    assert "manifest" in " ".join(foresee(NodeModel(source=str(folder), delivery="stream"), env=env).warnings)
+    notes: list[str] = []
+    bring(NodeModel(source=str(folder), delivery="pull"), observer=Observer(note=notes.append), env=env)
+    assert "manifest" in " ".join(notes)
 
 
 def test_damaged_source_is_an_error(model: Path, env: dict[str, str]) -> None:

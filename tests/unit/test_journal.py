@@ -308,6 +308,7 @@ def test_journal_holds_what_was_touched_when_it_closes(store: Store) -> None:
     with open_journal(store) as journal:
         journal.touch(moving)
         moving.now = state(receipts=("r0", "r1", "r2"), chunk_crc32c=tuple(range(12)))
+        journal.touch(moving)
     content = read_journal(store)
     assert content.states == {"model.safetensors": moving.now}
     assert (content.finished, content.entries) == ({}, 1)

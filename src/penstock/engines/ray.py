@@ -13,15 +13,19 @@ Needs penstock on every node, in the image; `PenstockCallback` is named in confi
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from penstock.arguments import resolve
 from penstock.engines import ray_installed
 from penstock.engines.bring import NodeModel, bring, foresee
 from penstock.engines.ray_config import Delivery, Wanted, check_version, make_config
 from penstock.errors import MissingExtra, PenstockError, UsageError
+from penstock.hops.copy.report import Observer
+from penstock.units import format_duration
 
 try:
     import ray
@@ -33,6 +37,8 @@ except ImportError as error:
         f"penstock.engines.ray needs Ray Serve LLM 2.51 or later, which is not here: {error}",
         hint='pip install "ray[llm]", or use a rayproject/ray-llm image',
     ) from error
+
+_log: Final = logging.getLogger("ray.serve.penstock")  # Serve's own handlers print it, and keep it
 
 
 def llm_config(
@@ -112,16 +118,20 @@ class PenstockCallback(CallbackBase):  # type: ignore[misc]  # Ray has no types
         engine = self.llm_config.get_engine_config()
         engine.hf_model_id = self.model.path
         engine.mirror_config = _only_extra_files(engine.mirror_config)
+        for warning in self.model.warnings:
+            _log.warning("penstock: %s", warning)
 
     def on_before_download_model_files_distributed(self) -> None:
         """On each node."""
-        _explained(bring, self.model)
+        began = time.monotonic()
+        path = _explained(bring, self.model, observer=Observer(note=lambda text: _log.warning("penstock: %s", text)))
+        _log.info("penstock: %s is at %s, %s", self.model.source, path, format_duration(time.monotonic() - began))
 
 
-def _explained(deed: Any, *args: object) -> Any:
+def _explained(deed: Any, *args: object, **more: object) -> Any:
     """Ray prints the text of an error and drops the rest: the hint becomes part of it."""
     try:
-        return deed(*args)
+        return deed(*args, **more)
     except PenstockError as error:
         raise RuntimeError(f"{error}\nhint: {error.hint}" if error.hint else str(error)) from error
 

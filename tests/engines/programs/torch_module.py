@@ -201,6 +201,20 @@ def test_damage_leaves_a_meta_module_empty() -> None:
     assert all(parameter.is_meta for parameter in module.parameters())
 
 
+def test_on_cuda() -> None:
+    if not torch.cuda.is_available():
+        return
+    state = small_state()
+    with meta_parameters():
+        module = Small()
+    penstock.load_into(module, ROOM / "in-place", device="cuda")
+    assert module.embed.weight.device.type == "cuda"
+    same_state(module, {name: tensor.cuda() for name, tensor in state.items()})
+    module = Small().cuda()
+    penstock.load_into(module, ROOM / "half")
+    assert module.embed.weight.cpu().equal(state["embed.weight"].half().float())
+
+
 def test_registration_is_as_before() -> None:
     assert not nn.Linear(2, 2).weight.is_meta
     assert load_file(ROOM / "in-place/model.safetensors").keys() == small_state().keys()

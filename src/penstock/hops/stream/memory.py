@@ -28,30 +28,42 @@ Buffer = Any  # a ctypes array: writable, exports the buffer protocol, can be re
 
 
 class Arena:
-    """Contiguous memory, of which parts are taken and given back, lowest address first: so it stays near the cache.
+    """Contiguous memory, of which parts are taken and given back, as near to either end as there is room.
 
-    Not for several threads, but that buffers may die in any. `taken`: from the beginning, all of it.
+    So what is used stays near the cache, and what is free lies in one piece. Not for several threads, but that buffers
+    may die in any. `taken`: from the beginning, all of it.
     """
 
     def __init__(self, memory: mmap.mmap, size_bytes: int, *, freed: SimpleQueue[None], taken: bool = False) -> None:
         self.memory = memory
+        self._size_bytes = size_bytes
         self._freed = freed
         self._free: list[tuple[int, int]] = [] if taken else [(0, size_bytes)]
         self._dead: SimpleQueue[tuple[int, int]] = SimpleQueue()  # its put may be called from a finalizer, a lock's not
         self._loans: dict[int, tuple[weakref.ref[Buffer], int, int]] = {}  # by the id of the reference
         self._retired = False
 
-    def take(self, size_bytes: int, phase: int) -> int | None:
-        """Where `size_bytes` begin that nobody uses, at an address like `phase` modulo a cache line; None without."""
+    def take(self, size_bytes: int, phase: int, *, anywhere: bool = True) -> int | None:
+        """Where `size_bytes` begin that nobody uses, at an address like `phase` modulo a cache line; None without.
+
+        Not `anywhere`: only where another as large fits beside it, if the arena is large enough for two at all.
+        """
         self._collect()
+        fits: list[tuple[bool, int, int, int]] = []  # crowds others, distance from an end, index, where
         for index, (start, end) in enumerate(self._free):
-            at = start + (phase - start) % _ALIGN
-            if at + size_bytes <= end:
-                self._free[index : index + 1] = [
-                    part for part in ((start, at), (at + size_bytes, end)) if part[0] < part[1]
-                ]
-                return at
-        return None
+            low = start + (phase - start) % _ALIGN
+            high = end - size_bytes - (end - size_bytes - phase) % _ALIGN
+            for at in (low, high) if low <= high else ():
+                after = self._size_bytes - at - size_bytes
+                crowds = max(at, after) < size_bytes <= self._size_bytes // 2
+                if anywhere or not crowds:
+                    fits.append((crowds, min(at, after), index, at))
+        if not fits:
+            return None
+        *_, index, at = min(fits)
+        start, end = self._free[index]
+        self._free[index : index + 1] = [part for part in ((start, at), (at + size_bytes, end)) if part[0] < part[1]]
+        return at
 
     def lend(self, start: int, end: int) -> Buffer:
         """The bytes [start, end), which were taken, until nobody looks at them any more."""
@@ -203,7 +215,7 @@ class RingPool:
         self,
         memory_bytes: int,
         *,
-        pin: Callable[[int, int], None] = lambda _address, _bytes: None,
+        pin: Callable[[int, int], None] | None = None,
         unpin: Callable[[int], None] = lambda _address: None,
     ) -> None:
         self.freed: SimpleQueue[None] = SimpleQueue()
@@ -212,12 +224,14 @@ class RingPool:
         self._last_bytes = 0
         self._unpin = unpin
         self._address = self._ring.address
-        pin(self._address, memory_bytes)
+        self._is_pinned = pin is not None
+        if pin is not None:
+            pin(self._address, memory_bytes)
 
     def place(self, block: Block, ticket: Ticket, *, hungry: bool) -> Region | None:  # noqa: ARG002  see FilePool
         """As the protocol says."""
-        at = self._ring.take(block.size_bytes, block.phase)
-        if at is None and hungry and block.size_bytes <= self._memory_bytes and self._is_kept():
+        at = self._ring.take(block.size_bytes, block.phase, anywhere=hungry)
+        if at is None and hungry and (self._is_kept(block) or self._is_scattered(block)):
             self._ring.retire()
             self._ring = new_arena(self._memory_bytes, self.freed)
             at = self._ring.take(block.size_bytes, block.phase)
@@ -231,9 +245,14 @@ class RingPool:
         own.retire()
         return Region(own, start, block.size_bytes)
 
-    def _is_kept(self) -> bool:
+    def _is_kept(self, block: Block) -> bool:
         """Whether more is alive than a loop that looks at one block after another has in its hands."""
-        return self._ring.lent_bytes - self._last_bytes > self._memory_bytes // 4
+        kept_bytes = self._ring.lent_bytes - self._last_bytes
+        return block.size_bytes <= self._memory_bytes and kept_bytes > self._memory_bytes // 4
+
+    def _is_scattered(self, block: Block) -> bool:
+        """Whether there is room enough, but not in one piece. A pinned ring is worth more than the room in it."""
+        return not self._is_pinned and self._ring.lent_bytes + block.size_bytes <= self._memory_bytes
 
     def yielded(self, block: Block) -> None:
         """As the protocol says."""
