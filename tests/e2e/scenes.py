@@ -31,6 +31,7 @@ from penstock.units import MiB
 from servers import RCLONE_KEY, RCLONE_SECRET, moto_server, rclone_server
 
 MODEL = "org/name"
+IN_FLIGHT_BYTES = 8 * MiB  # lost with a connection that is closed because another lane reads its rest sooner
 PART_BYTES = 16 * MiB
 
 

@@ -15,7 +15,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scenes import MODEL, PART_BYTES, Hub, Notes, Place, Servers, open_place, penstock_process, wait_until
+from scenes import (
+    IN_FLIGHT_BYTES,
+    MODEL,
+    PART_BYTES,
+    Hub,
+    Notes,
+    Place,
+    Servers,
+    open_place,
+    penstock_process,
+    wait_until,
+)
 
 import penstock
 from penstock import digest
@@ -253,7 +264,7 @@ def test_what_was_there_before_survives_a_kill(hub: Hub, place: Place) -> None:
     place.check_not_published()
     sent = hub.sent_bytes
     place.copy(hub)
-    assert hub.sent_bytes - sent < len(data) + 1_000_000
+    assert hub.sent_bytes - sent < len(data) + IN_FLIGHT_BYTES
     place.check_holds(hub.digests())
 
 
