@@ -56,6 +56,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_cli_reference.py --check
 	$(BIN)/python tools/generate_settings_reference.py --check
+	$(BIN)/python tools/generate_lint_reference.py --check
 	$(BIN)/python -m pytest tests/unit -k doc
 
 format: $(VENV)/.installed-dev
@@ -65,6 +66,7 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/generate_cli_reference.py
 	$(BIN)/python tools/generate_settings_reference.py
+	$(BIN)/python tools/generate_lint_reference.py
 	$(BIN)/python tests/unit/test_python_api_doc.py
 
 e2e: $(VENV)/.installed-peers

@@ -25,8 +25,9 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_generated_reference_is_fresh() -> None:
-    command = [sys.executable, ROOT / "tools/generate_cli_reference.py", "--check"]
+@pytest.mark.parametrize("tool", ["generate_cli_reference.py", "generate_lint_reference.py"])
+def test_generated_reference_is_fresh(tool: str) -> None:
+    command = [sys.executable, ROOT / "tools" / tool, "--check"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
 
