@@ -5,7 +5,7 @@
 A consumer copies every tensor into parameters that are there already, as an engine does. Each side runs in its own
 fresh process (bench/stream_side.py), from S3 (nginx over files on tmpfs, plain and with TLS), warm disk, and tmpfs.
 Run:ai runs at several settings, and its best counts. `raw` is the limit: sockets or `preadv` into reused slots, and
-the same copy.
+the same copy. `--device cuda:0` has the parameters on a GPU, and neither of the sides that fill memory of the host.
 """
 
 from __future__ import annotations
@@ -40,21 +40,23 @@ PLACES = {
 }
 
 
-def sides(place: str) -> dict[str, tuple[str, dict[str, str]]]:
+def sides(place: str, device: str) -> dict[str, tuple[str, dict[str, str]]]:
     """Each side: what stream_side is told, and its environment."""
     found: dict[str, tuple[str, dict[str, str]]] = {
         OURS: ("penstock", {}),
         "penstock, not verified": ("penstock-unverified", {}),
-        "penstock.stream_into": ("penstock-into", {}),
     }
+    if device == "cpu":
+        found |= {"penstock.stream_into": ("penstock-into", {})}
     found |= {name: ("runai", env) for name, env in RUNAI.items()}
     if not place.startswith("s3"):
         found |= {"safetensors safe_open": ("safetensors", {}), "fastsafetensors, no GDS": ("fastsafetensors", {})}
-    return found | {"raw (limit)": ("raw", {})}
+    return found | ({"raw (limit)": ("raw", {})} if device == "cpu" else {})
 
 
-def run_side(python: str, side: str, ref: str, model: Path, env: Mapping[str, str], lanes: int) -> dict[str, Any]:
-    argv = [python, "-m", "bench.stream_side", side, ref, str(model), str(lanes)]
+def run_side(args: argparse.Namespace, side: str, ref: str, model: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    lanes = 8 if ref.startswith("s3") else 2
+    argv = [args.engines, "-m", "bench.stream_side", side, ref, str(model), str(lanes), args.device]
     done = subprocess.run(argv, env=dict(env), capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:200]}
@@ -65,13 +67,12 @@ def run_side(python: str, side: str, ref: str, model: Path, env: Mapping[str, st
 def run_place(place: str, ref: str, args: argparse.Namespace, model: Path, env: Mapping[str, str]) -> list[Any]:
     """`rounds` runs of each side, in turn, after one of ours that is thrown away."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    chosen = {name: value for name, value in sides(place).items() if re.search(args.only, name)}
+    chosen = {name: value for name, value in sides(place, args.device).items() if re.search(args.only, name)}
     for number in range(-1, args.rounds):
         for name, (side, more) in chosen.items():
             if (number < 0 and name != OURS) or (runs.get(name) and "error" in runs[name][-1]):
                 continue
-            lanes = 2 if not place.startswith("s3") else 8
-            cost = run_side(args.engines, side, ref, model, {**env, **more}, lanes)
+            cost = run_side(args, side, ref, model, {**env, **more})
             if number >= 0:
                 runs.setdefault(name, []).append(cost)
             said = cost.get("error") or f"{cost['bytes'] / GiB / cost['wall_s']:.2f} GiB/s"
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES))
     parser.add_argument("--only", default="", help="run only sides whose name matches this regular expression")
     parser.add_argument("--engines", default=sys.executable, help="the Python that has torch, penstock and the peers")
+    parser.add_argument("--device", default="cpu", help="of the parameters: cpu, or cuda:0 where there is one")
     parser.add_argument("--work", type=Path, default=Path("/dev/shm/penstock-bench-stream"))
     parser.add_argument("--disk", type=Path, default=Path("/var/tmp/penstock-bench-stream"))
     parser.add_argument("--out", type=Path, default=None, help="report without suffix, for example benchmarks/stream")
@@ -203,6 +205,7 @@ def main() -> None:
             "date": time.strftime("%Y-%m-%d"),
             "command": "python -m bench.stream " + " ".join(sys.argv[1:]),
             "model": f"{args.size} in 4 shards, all on one machine of {os.cpu_count()} processors",
+            "device": args.device,
             "rounds": f"{args.rounds}, sides in turn, medians; RSS is the most of all rounds",
             "versions": versions(args.engines),
         }

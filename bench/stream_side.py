@@ -1,9 +1,10 @@
 """One side of bench.stream, in a process of its own: every tensor copied into parameters, as an engine does.
 
-    python -m bench.stream_side SIDE PLACE MODEL [LANES]
+    python -m bench.stream_side SIDE PLACE MODEL LANES [DEVICE]
 
-MODEL: the folder, for names and shapes alone. PLACE: what is read, a folder or an s3:// prefix. Prints one JSON object.
-Imports and parameters, touched, come before the clock; what is measured is open to last copy.
+MODEL: the folder, for names and shapes alone. PLACE: what is read, a folder or an s3:// prefix. DEVICE: of the
+parameters, cpu or cuda:N. Prints one JSON object. Imports and parameters, touched, come before the clock; what is
+measured is open to last copy.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ def read_headers(model: Path) -> dict[str, dict[str, Tensor]]:
     return headers
 
 
-def penstock_side(place: str, params: Params, mark: Mark, *, verify: bool, into: bool = False) -> dict[str, Any]:
+def penstock_side(
+    place: str, params: Params, mark: Mark, *, device: str, verify: bool, into: bool = False
+) -> dict[str, Any]:
     import penstock
 
     if into:
         return penstock.stream_into(params, place, verify=verify).as_json()
-    with penstock.stream(place, verify=verify) as stream:
+    with penstock.stream(place, device=device, verify=verify) as stream:
         for name, tensor in stream:
             mark()
             params[name].copy_(tensor)
@@ -67,22 +70,22 @@ def runai_side(place: str, params: Params, mark: Mark) -> None:
             params[name].copy_(tensor)
 
 
-def safetensors_side(place: str, params: Params, mark: Mark) -> None:
+def safetensors_side(place: str, params: Params, mark: Mark, *, device: str) -> None:
     from safetensors import safe_open
 
     for path in sorted(Path(place).glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework="pt", device=device) as file:
             for name in file.keys():  # noqa: SIM118  not a mapping
                 tensor = file.get_tensor(name)
                 mark()
                 params[name].copy_(tensor)
 
 
-def fastsafetensors_side(place: str, params: Params, mark: Mark) -> None:
+def fastsafetensors_side(place: str, params: Params, mark: Mark, *, device: str) -> None:
     from fastsafetensors import SafeTensorsFileLoader, SingleGroup
 
     for path in sorted(Path(place).glob("*.safetensors")):
-        loader = SafeTensorsFileLoader(SingleGroup(), torch.device("cpu"), nogds=True)
+        loader = SafeTensorsFileLoader(SingleGroup(), torch.device(device), nogds=True)
         loader.add_filenames({0: [str(path)]})
         buffers = loader.copy_files_to_device()
         for name in loader.get_keys():
@@ -183,10 +186,10 @@ def rss_bytes(field: str) -> int:
 
 def main() -> None:
     side, place, model = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    lanes = int(sys.argv[4]) if len(sys.argv) > 4 else 8
+    lanes, device = int(sys.argv[4]), "".join(sys.argv[5:]) or "cpu"
     headers = read_headers(model)
     params = {
-        name: torch.zeros(tensor.shape, dtype=torch.bfloat16).fill_(1)
+        name: torch.zeros(tensor.shape, dtype=torch.bfloat16, device=device).fill_(1)
         for tensors in headers.values()
         for name, tensor in tensors.items()
     }
@@ -206,17 +209,20 @@ def main() -> None:
     more: dict[str, Any] | None = None
     match side:
         case "penstock" | "penstock-unverified" | "penstock-into":
-            more = penstock_side(place, params, mark, verify="unverified" not in side, into="into" in side)
+            verify, into = "unverified" not in side, "into" in side
+            more = penstock_side(place, params, mark, device=device, verify=verify, into=into)
         case "runai":
             runai_side(place, params, mark)
         case "safetensors":
-            safetensors_side(place, params, mark)
+            safetensors_side(place, params, mark, device=device)
         case "fastsafetensors":
-            fastsafetensors_side(place, params, mark)
+            fastsafetensors_side(place, params, mark, device=device)
         case "raw":
             raw_side(place, params, mark, headers, lanes=lanes)
         case _:
             raise SystemExit(f"no side {side}")
+    if device != "cpu":
+        torch.cuda.synchronize(device)
     wall_s = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
     peak = rss_bytes("VmHWM")
@@ -242,7 +248,7 @@ def check(params: Params, model: Path, headers: dict[str, dict[str, Tensor]]) ->
             for name, tensor in list(tensors.items())[:: max(1, len(tensors) // 4)]:
                 opened.seek(tensor.start)
                 wanted = opened.read(tensor.end - tensor.start)
-                if params[name].view(torch.uint8).reshape(-1).numpy().tobytes() != wanted:
+                if params[name].cpu().view(torch.uint8).reshape(-1).numpy().tobytes() != wanted:
                     raise SystemExit(f"{file}: {name} was not delivered as it is")
 
 

@@ -143,6 +143,28 @@ def test_devices(model: Path) -> None:
         refused("sees 0 CUDA devices", lambda: penstock.stream(model, device="cuda:0"))
 
 
+def test_on_cuda(model: Path) -> None:
+    """On the device itself, where there is one."""
+    if not torch.cuda.is_available():
+        return
+    wanted = {name: t for file in model.glob("*.safetensors") for name, t in load_file(file, device="cuda").items()}
+    for memory in (16 * MiB, 256 * MiB):
+        kept = dict(penstock.stream(model, device="cuda", memory_bytes=memory))
+        assert all(t.device.type == "cuda" and same(t, wanted[name]) for name, t in kept.items())
+        assert kept.keys() == wanted.keys()
+        params = {name: torch.empty_like(t) for name, t in wanted.items()}
+        for name, tensor in penstock.stream(model, device="cuda", memory_bytes=memory):
+            params[name].copy_(tensor)
+        assert all(same(params[name], wanted[name]) for name in wanted)
+    cast = penstock.load(model, device="cuda", dtype="float16")
+    assert all(same(cast[name], wanted[name].half()) for name in wanted)
+    with penstock.stream(model, device="cuda") as stream:
+        name, tensor = next(stream)
+    assert same(tensor, wanted[name])  # closed early: what was delivered stays
+    types = load_file(ROOM / "types/model.safetensors")
+    assert all(same(t.cpu(), types[name]) for name, t in penstock.stream(ROOM / "types", device="cuda"))
+
+
 class LateCopies:
     """A stand-in for a CUDA stream and its events: copies happen as late as they may, when somebody waits for them."""
 
@@ -218,5 +240,6 @@ if __name__ == "__main__":
     test_misaligned()
     test_large(ROOM / "model")
     test_devices(ROOM / "model")
+    test_on_cuda(ROOM / "model")
     test_order_on_cuda(ROOM / "model")
     print("all of them")
