@@ -70,7 +70,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/unit/test_python_api_doc.py
 
 e2e: $(VENV)/.installed-peers
-	$(BIN)/python -m pytest tests/contract tests/e2e
+	$(BIN)/python -m pytest tests/contract tests/e2e $(PYTEST)
 
 # CPU builds, in an environment of their own. torch first: what asks for it later would bring CUDA's. The others that
 # come with vLLM are CUDA builds, and break imports of transformers.

@@ -172,6 +172,9 @@ def kubectl(things: dict[str, Any], read: str) -> int:
 
 
 def _apply(things: dict[str, Any], file: str, read: str) -> int:
+    if file == "-" and not read.strip():
+        print("error: no objects passed to apply", file=sys.stderr)
+        return 1
     if file == "-":
         things[f"kubectl {read.strip()}"] = {}
     elif file.startswith("http") or not file:

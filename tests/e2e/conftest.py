@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -53,3 +54,17 @@ def folder(servers: Servers, room: Path) -> Iterator[Place]:
     """A local folder to copy to."""
     with open_place("local", servers, room) as opened:
         yield opened
+
+
+@pytest.fixture
+def small_disk(room: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    folder = room / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

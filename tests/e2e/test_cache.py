@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -266,20 +265,6 @@ def test_what_others_put_there_is_left_alone(hub: Hub, cache: Path) -> None:
     eviction = penstock.collect_cache(cache, max_bytes=0)
     assert [reason for _, reason in eviction.stay] == ["not fetched by penstock"]
     assert penstock.list_cache(cache)[0].state == "foreign"
-
-
-@pytest.fixture
-def small_disk(room: Path) -> Iterator[Path]:
-    """A file system of 64 MB."""
-    folder = room / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root may mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_model_that_does_not_fit_is_refused_before_a_byte_moves(hub: Hub, small_disk: Path) -> None:

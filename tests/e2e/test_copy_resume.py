@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -323,20 +323,6 @@ def test_abandoned_uploads_are_aborted_by_the_next_copy(hub: Hub, place: Place) 
 
 
 # -- room
-
-
-@pytest.fixture
-def small_disk(room: Path) -> Iterator[Path]:
-    """A file system of 64 MiB."""
-    folder = room / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root may mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_no_space_is_said_before_bytes_move(hub: Hub, small_disk: Path) -> None:
