@@ -14,7 +14,7 @@ from test_stream import expected, nothing_left, streamed
 
 import penstock
 from penstock.errors import Denied, Interrupted, ObjectChanged, PenstockError, VerificationFailed
-from penstock.testing.faults import FlipByte, StallAfter, Status
+from penstock.testing.faults import Delay, FlipByte, StallAfter, Status
 from penstock.testing.models import write_model
 from penstock.units import MiB
 from penstock.wire import http as wire_http
@@ -148,6 +148,20 @@ def test_closing_does_not_wait_for_a_silent_server(hub: Hub) -> None:
     assert time.monotonic() - began < 3
     thread.join(5)
     assert raised == [Interrupted]
+
+
+def test_first_tensor_comes_within_two_round_trips(gcs: Place) -> None:
+    """Once open: a pointer to the latest version, the manifest, the listing, the index; each is asked for once."""
+    assert gcs.emulator is not None
+    round_trip_s = 0.8  # below what a lane waits for before it dials again
+    gcs.emulator.faults.add(Delay(round_trip_s))
+    before = len(gcs.emulator.requests)
+    with penstock.stream(gcs.ref, framework="numpy", env=gcs.env) as stream:
+        assert len(gcs.emulator.requests) - before == 4
+        opened = time.monotonic()
+        next(stream)
+        assert time.monotonic() - opened < 2 * round_trip_s
+    assert all(request.range for request in gcs.emulator.requests[before + 4 :])
 
 
 def test_slow_consumers_are_waited_for(hub: Hub) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.errors import NotFound, ObjectChanged, UsageError
 from penstock.model.manifest import MANIFEST_KEY, Manifest, Origin, parse_manifest
@@ -16,13 +16,15 @@ from penstock.stores.base import ObjectInfo, Reader
 class SourceModel:
     """A model where it lies. `manifest`: None where nobody wrote one; then sizes are about all we know.
 
-    `dropped`: file and reason. `warnings`: what the user should know before bytes move.
+    `dropped`: file and reason. `indexes`: of its safetensors, by key, as far as they were read to choose files by.
+    `warnings`: what the user should know before bytes move.
     """
 
     ref: str
     origin: Origin
     files: tuple[ObjectInfo, ...]
     dropped: tuple[tuple[ObjectInfo, str], ...] = ()
+    indexes: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     manifest: Manifest | None = None
 
@@ -86,6 +88,7 @@ def read_source(
         origin=manifest.origin if manifest else reader.origin(),
         files=tuple(selection.kept),
         dropped=tuple(selection.dropped),
+        indexes=indexes,
         warnings=tuple(warnings),
         manifest=manifest,
     )

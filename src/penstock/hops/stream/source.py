@@ -142,7 +142,8 @@ def _read_index(reader: Reader, model: SourceModel, folder: str) -> _Index | Non
     keys.sort(key=lambda key: (not key.endswith(f"model{_INDEX_SUFFIX}"), key))
     if not keys:
         return None
-    root = parse_json(reader.get(keys[0]), document=f"{reader.ref}/{keys[0]}")
+    data = model.indexes[keys[0]] if keys[0] in model.indexes else reader.get(keys[0])
+    root = parse_json(data, document=f"{reader.ref}/{keys[0]}")
     prefix = f"{folder}/" if folder else ""
     return _Index(keys[0], {name: prefix + value.text() for name, value in root.member("weight_map").members()})
 
