@@ -369,6 +369,22 @@ def test_marker_of_a_newer_penstock_is_left_to_it(hub: Hub, cache: Path, offline
     assert marker.read_bytes() == newer
 
 
+def test_names_that_are_one_to_the_file_system_are_refused(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that ignores case finds each file by its name in small letters, too."""
+    hub.add(1_000_000)
+    for name in ("notes.json", "Notes.json"):
+        (hub.folder / name).write_text("{}")
+    hub.push()
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name.startswith(".case-") or exists(path))
+    with pytest.raises(UsageError, match=r"'Notes.json' and 'notes.json' for one file"):
+        penstock.pull(f"hf://{MODEL}", cache=cache, env=hub.env)
+    monkeypatch.undo()
+    assert (penstock.pull(f"hf://{MODEL}", cache=cache, env=hub.env) / "Notes.json").exists()
+
+
 def test_place_with_two_models_is_no_model(room: Path, cache: Path) -> None:
     for name in ("llama", "qwen"):
         write_model(room / "models" / name, size_bytes=1_000_000)
