@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bench.chart import draw_bars
-from bench.measure import Cost, measure
+from bench.measure import Cost, measure, own_folders
 from penstock.testing.models import write_model
 from penstock.units import GiB, parse_size
 
@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     model = args.work / "model"
-    try:
+    with own_folders(args.work):
         write_model(model, size_bytes=parse_size(args.size), shards=4, seed=7)
         size_bytes = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
         results = {}
@@ -251,8 +251,6 @@ def main() -> None:
         print(json.dumps(results, indent=1))
         if args.out:
             write_report(args.out, results, facts)
-    finally:
-        shutil.rmtree(args.work, ignore_errors=True)
 
 
 if __name__ == "__main__":

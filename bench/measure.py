@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -24,6 +26,18 @@ class Cost:
     peak_disk_bytes: int
     returncode: int
     output: str
+
+
+@contextlib.contextmanager
+def own_folders(*folders: Path) -> Iterator[None]:
+    """Nothing is in `folders` before, not even what a run left that was killed, and nothing is left in them after."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(argv: Sequence[str], *, env: Mapping[str, str], watch: Path | None = None) -> Cost:

@@ -24,7 +24,7 @@ from pathlib import Path
 import penstock
 from bench.chart import draw_bars
 from bench.copy import BIN, free_port, running, versions
-from bench.measure import Cost, measure
+from bench.measure import Cost, measure, own_folders
 from bench.static_s3 import static_s3
 from penstock.testing.gcs import GcsEmulator
 from penstock.testing.models import write_model
@@ -222,7 +222,7 @@ def main() -> None:
     args = parser.parse_args()
     model, wide = args.work / "model", args.work / "wide"
     results: dict[str, list[dict[str, object]]] = {}
-    try:
+    with own_folders(args.work, args.disk):
         write_model(model, size_bytes=parse_size(args.size), shards=4, seed=7)
         make_wide(model, wide)
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
@@ -269,9 +269,6 @@ def main() -> None:
         print(json.dumps(results, indent=1))
         if args.out:
             write_report(args.out, facts, results)
-    finally:
-        shutil.rmtree(args.work, ignore_errors=True)
-        shutil.rmtree(args.disk, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 
 from bench.chart import draw_bars
 from bench.copy import free_port, versions
+from bench.measure import own_folders
 from bench.static_s3 import static_s3
 from penstock.testing.models import write_model
 from penstock.units import GiB, parse_size
@@ -226,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="report without suffix, for example benchmarks/serve")
     args = parser.parse_args()
     served, plugin = args.work / "served", args.work / "plugin"
-    try:
+    with own_folders(args.work, args.disk):
         model = write_model(served / "model", size_bytes=parse_size(args.size), shards=4, seed=7)
         subprocess.run([sys.executable, "-m", "penstock", "manifest", str(model), "-q"], check=True)
         write_plugin(plugin)
@@ -260,9 +261,6 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         if args.out:
             write_report(args.out, facts, rows)
-    finally:
-        shutil.rmtree(args.work, ignore_errors=True)
-        shutil.rmtree(args.disk, ignore_errors=True)
 
 
 if __name__ == "__main__":

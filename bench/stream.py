@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.chart import draw_bars
+from bench.measure import own_folders
 from bench.static_s3 import static_s3
 from penstock.testing.models import write_model
 from penstock.units import GiB, MiB, parse_size
@@ -172,7 +173,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
     keep["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), keep.get("PYTHONPATH", "")]))
-    try:
+    with own_folders(args.work, args.disk):
         write_model(
             model,
             size_bytes=parse_size(args.size),
@@ -212,9 +213,6 @@ def main() -> None:
         print(json.dumps(results, indent=1))
         if args.out:
             write_report(args.out, facts, results)
-    finally:
-        shutil.rmtree(args.work, ignore_errors=True)
-        shutil.rmtree(args.disk, ignore_errors=True)
 
 
 if __name__ == "__main__":
