@@ -97,7 +97,7 @@ def fastsafetensors_side(place: str, params: Params, mark: Mark, *, device: str)
 
 def raw_side(place: str, params: Params, mark: Mark, headers: dict[str, dict[str, Tensor]], *, lanes: int) -> None:
     """The limit: reused slots, `recv_into` or `preadv`, and each byte copied once more, to where it belongs."""
-    flat = {name: param.view(torch.uint8).reshape(-1).numpy() for name, param in params.items()}
+    flat = {name: param.view(torch.uint8).reshape(-1) for name, param in params.items()}
     jobs = [
         (file, start, min(start + _SLOT_BYTES, tensors[-1][1].end), tensors)
         for file, tensors in ((file, list(tensors.items())) for file, tensors in headers.items())
@@ -106,8 +106,6 @@ def raw_side(place: str, params: Params, mark: Mark, headers: dict[str, dict[str
     lock, left, errors = threading.Lock(), iter(jobs), []
 
     def work() -> None:
-        import numpy as np
-
         slot = memoryview(bytearray(_SLOT_BYTES))
         try:
             with _reader(place) as read:
@@ -122,7 +120,7 @@ def raw_side(place: str, params: Params, mark: Mark, headers: dict[str, dict[str
                         first, last = max(start, tensor.start), min(end, tensor.end)
                         if first < last:
                             there = flat[name][first - tensor.start : last - tensor.start]
-                            there[:] = np.frombuffer(slot[first - start : last - start], np.uint8)
+                            there.copy_(torch.frombuffer(slot[first - start : last - start], dtype=torch.uint8))
                     mark()
         except BaseException as error:
             errors.append(error)
@@ -194,7 +192,10 @@ def main() -> None:
         for name, tensor in tensors.items()
     }
     total = sum(param.numel() * param.element_size() for param in params.values())
-    if side == "runai":
+    if side.startswith("penstock"):
+        import penstock.stores.s3.store
+        import penstock.streaming  # noqa: F401
+    elif side == "runai":
         import runai_model_streamer  # noqa: F401
     before = rss_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

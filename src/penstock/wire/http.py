@@ -171,8 +171,8 @@ class Connections:
             skip -= count
             self._on_read(count)
         sock = self._current.sock if self._current else None
-        if isinstance(sock, ssl.SSLSocket) and not response.chunked and response.length is not None:
-            self._read_tls_body(response, sock, transfer)
+        if sock is not None and not response.chunked and response.length is not None:
+            self._read_straight(response, sock, transfer)
         while transfer.done < transfer.stop:
             with self._step.timed():
                 count = response.readinto(view[transfer.done : transfer.done + self._step.size_bytes])
@@ -181,10 +181,11 @@ class Connections:
             transfer.done += count
             self._on_read(count)
 
-    def _read_tls_body(self, response: http.client.HTTPResponse, sock: ssl.SSLSocket, transfer: Transfer) -> None:
-        """Fill the view by records as TLS delivers them, past the layers of Python between http.client and the socket.
+    def _read_straight(self, response: http.client.HTTPResponse, sock: socket.socket, transfer: Transfer) -> None:
+        """Fill the view as the socket delivers, past the layers of Python between http.client and it.
 
-        Those cost a tenth of the CPU per byte: 1.04 against 0.93 CPU-s/GB on the measuring machine.
+        With TLS, which delivers record by record, those cost a tenth of the CPU per byte: 1.04 against 0.93 CPU-s/GB on
+        the measuring machine.
         """
         view, buffered = transfer.view, len(response.fp.peek())
         count = response.readinto(view[transfer.done : transfer.done + buffered])

@@ -167,16 +167,18 @@ class Feed:
         return IDLE
 
     def _await_memory(self) -> None:
+        """Or until another lane has got it, and there are pieces for all."""
         self._pace.check()
         with contextlib.suppress(Empty):
             self._pool.freed.get(timeout=_WAIT_S)
-            while True:
-                self._pool.freed.get_nowait()
 
     def _begin_block(self) -> bool:
         """Memory for the next block, and its pieces to read; False where there is none, or no next block."""
         if self._begun == len(self._plan.blocks):
             return False
+        with contextlib.suppress(Empty):  # what was freed before now is asked for now
+            while True:
+                self._pool.freed.get_nowait()
         block = self._plan.blocks[self._begun]
         hungry = self._waiting and self._taken == self._begun
         region = self._pool.place(block, self._boxes[block.file].get(), hungry=hungry)
@@ -189,6 +191,8 @@ class Feed:
                 self._change.notify_all()
         self._begun += 1
         self._pieces.extend((filling, piece) for piece in block.pieces)
+        for _ in range(min(len(block.pieces), self.lanes) - 1):
+            self._pool.freed.put(None)  # others may be waiting for it, too
         return True
 
     def _read(self, lane: Lane, filling: _Filling, piece: Piece) -> None:
