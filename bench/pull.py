@@ -4,7 +4,8 @@
 
 The server is nginx over files on tmpfs, which answers as S3 does (bench/static_s3.py); `hf download` has the Hub
 emulator, and so has penstock once more. Ours verifies every byte and syncs; the others do neither, so that to
-disk each is followed by `sync`, and `dd conv=fdatasync` says what the disk takes. The second part is the warm start.
+disk each is followed by `sync`, and `dd conv=fdatasync` of all shards at once says what the disk takes. The second part
+is the warm start.
 """
 
 from __future__ import annotations
@@ -59,10 +60,9 @@ def sides(s3: str, model: Path, to: Path, *, disk: bool) -> dict[str, str]:
         commands = {
             name: command if OURS in name else f"{command} && sync -f {to}" for name, command in commands.items()
         }
-        size = sum(path.stat().st_size for path in model.iterdir() if path.is_file())
         commands["dd conv=fdatasync (limit)"] = (
-            f"cat {model}/*.safetensors | dd of={to}/dd bs=8M iflag=fullblock conv=fdatasync count={size // 2**23 + 1} "
-            "status=none"
+            f"cd {model} && ls *.safetensors | "
+            f"xargs -P 4 -I {{}} dd if={{}} of={to}/{{}} bs=256K conv=fdatasync status=none"
         )
     return {
         name: command
