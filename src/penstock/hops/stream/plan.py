@@ -21,7 +21,7 @@ from penstock.units import MiB
 
 GAP_BYTES: Final = 1 * MiB  # read over rather than asked for anew: about what a round trip costs. Guess
 BLOCK_BYTES: Final = 32 * MiB  # guess: enough for several lanes, little beside the ring
-PIECE_BYTES: Final = 8 * MiB  # measured: 2 to 8 MiB are best, DESIGN section 3
+PIECE_BYTES: Final = 8 * MiB  # measured: 2 to 8 MiB are best
 MAX_CHUNK_BYTES: Final = 64 * MiB  # a manifest with larger chunks is not verified by: a chunk is read in one piece
 
 Names = str | Sequence[str] | Callable[[str], bool] | None
