@@ -89,7 +89,7 @@ $(ENGINES)/.installed-loaders: pyproject.toml | $(ENGINES)/.installed
 	@touch $@
 
 engines: $(VENV)/.installed-peers $(VENV)/.installed-model $(ENGINES)/.installed-loaders
-	$(BIN)/python -m pytest tests/engines
+	$(BIN)/python -m pytest tests/engines $(PYTEST)
 
 bench-copy: $(VENV)/.installed-peers
 	$(BIN)/python -m bench.copy $(BENCH)
