@@ -23,6 +23,7 @@ TICK_S: Final = 0.1
 _NEW_CONNECTIONS_S: Final = 4.0  # a range that gets one after another for so long is behind whatever comes
 _TELLING_S: Final = 0.25  # a range says nothing of its speed before
 _LEAST_HELP_BYTES: Final = 512 * KiB
+_HOPE_BYTES: Final = 64 * KiB  # connections that bring less before they break are no reason to go on for ever
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +102,7 @@ class Lane:
         with self.in_stage("read"):
             self.reading = Reading(box, start, transfer, arrived, time.monotonic())
             try:
-                self.pace.retry(attempt, service=service, progress=lambda: transfer.done)
+                self.pace.retry(attempt, service=service, progress=lambda: transfer.done // _HOPE_BYTES)
                 self.bytes_per_s = self.reading.bytes_per_s
                 self._best_range = max(self._best_range, self.bytes_per_s)
             finally:

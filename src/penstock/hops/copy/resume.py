@@ -53,24 +53,16 @@ def take_over(store: Store, state: FileState) -> FileState:
     return taken
 
 
-def read_published(
-    store: Store,
-    move: Sequence[PlannedFile],
-    content: JournalContent,
-    options: Options,
-    *,
-    dialer: Dialer,
-    note: Callable[[str], None],
-) -> list[ManifestFile]:
-    """Those of `move` that an earlier run had published, and not yet noted when it was killed.
+def find_published(store: Store, move: Sequence[PlannedFile], content: JournalContent) -> list[PlannedFile]:
+    """Those of `move` that an earlier run seems to have published, and had not yet noted when it ended.
 
-    Their uploads are gone because they are finished. What lies there is read, which spares the source.
+    Their uploads are gone because they are finished. As they lie in `store`, with the digest that they should have.
     """
     if not content.states:
         return []
     unfinished = {upload.key for upload in store.list_uploads()}
     present = {info.key: info for info in list_files(store)}
-    suspects = [
+    return [
         PlannedFile(
             source=dataclasses.replace(present[file.path], sha256=file.source.sha256), part_bytes=file.part_bytes
         )
@@ -81,6 +73,21 @@ def read_published(
         and file.path in present
         and present[file.path].size_bytes == file.size_bytes
     ]
+
+
+def read_published(
+    store: Store,
+    move: Sequence[PlannedFile],
+    content: JournalContent,
+    options: Options,
+    *,
+    dialer: Dialer,
+    note: Callable[[str], None],
+) -> list[ManifestFile]:
+    """Of those that `find_published` finds, the ones that are right. They are read, which spares the source."""
+    suspects = find_published(store, move, content)
+    if not suspects:
+        return []
     wrong: set[str] = set()
     entries = digest_files(
         store,

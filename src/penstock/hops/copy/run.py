@@ -17,7 +17,7 @@ from penstock.hops.copy.owner import Owner, Superseded, claim, new_owner
 from penstock.hops.copy.plan import CopyPlan, PlannedClone, PlannedFile
 from penstock.hops.copy.publish import now_rfc3339, write_manifest
 from penstock.hops.copy.report import CopyReport, Observer, Options, Progress, describe_bound
-from penstock.hops.copy.resume import read_published, usable_states
+from penstock.hops.copy.resume import find_published, read_published, usable_states
 from penstock.hops.copy.schedule import Schedule
 from penstock.hops.copy.source import SourceModel
 from penstock.hops.copy.transfer import FileTransfer
@@ -110,7 +110,7 @@ class _Copy:
             self._observer.planned(self._model, look.plan)
             return self._report("already_complete", look.plan)
         if not look.is_complete(self._model):
-            self._ask(lambda: self._destination.check_writable(look.plan.move_bytes))
+            self._ask(lambda: self._destination.check_writable(self._need_bytes(look)))
         if not self._claim():
             return self._report("already_complete", look.plan)
         with self._journal:
@@ -133,6 +133,11 @@ class _Copy:
         look = look_at(self._source, self._destination, self._model, self._options, pace)
         self._entries = {file.path: file for file in look.plan.keep}
         return look
+
+    def _need_bytes(self, look: Look) -> int:
+        """What is yet to be written: what an earlier run had published is there, noted or not."""
+        there = find_published(self._destination, look.plan.move, look.content)
+        return look.plan.move_bytes - sum(file.size_bytes for file in there)
 
     def _hide(self, manifest: Manifest | None) -> None:
         """No reader trusts a prefix that is being changed; what may be kept of it is remembered."""
