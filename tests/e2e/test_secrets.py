@@ -55,9 +55,9 @@ def test_output_and_what_is_written(gated: Hub, kept: Place) -> None:
     """Of a copy that is killed, goes on, and ends well."""
     process = start(gated, kept, "--max-rate", "40MB")
     wait_until(lambda: any(key.endswith(".json") and "owner" not in key for key in kept.own_keys()))
-    journal = everything_at(kept)
     process.kill()
     check_no_secret(process.communicate()[0])
+    journal = everything_at(kept)
     check_no_secret(journal)
     assert b"sha256_state" in journal
     process = start(gated, kept)
