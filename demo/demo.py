@@ -20,6 +20,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from penstock.hops.copy.journal import read_journal
+from penstock.places import writing
+
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OUT = Path("demo-out")
 BUCKET = OUT / "bucket"  # a folder here; gs://, s3:// and az:// are written the same way
@@ -69,7 +72,7 @@ def show_resume(source: str, env: Mapping[str, str]) -> None:
     print(f"$ penstock {shlex.join(command[1:6])}   # and kill -9 after {KILL_AT_BYTES // 10**6} MB", flush=True)
     process = subprocess.Popen(command, env=dict(env))
     deadline = time.monotonic() + 30
-    while disk_bytes(destination) < KILL_AT_BYTES and process.poll() is None and time.monotonic() < deadline:
+    while noted_bytes(destination) < KILL_AT_BYTES and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()
@@ -123,13 +126,10 @@ def flip_bit(path: Path) -> None:
     print(f"(one bit of byte {middle:,} of {path} is now another)\n", flush=True)
 
 
-def disk_bytes(folder: Path) -> int:
-    """Disk space taken below `folder`; files come and go meanwhile."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_blocks * 512
-    return total
+def noted_bytes(destination: Path) -> int:
+    """What the copy's journal says is there, for whoever goes on with it; files take their space at once."""
+    with writing(str(destination), {}) as store:
+        return sum(len(state.receipts) * state.upload.part_bytes for state in read_journal(store).states.values())
 
 
 @contextlib.contextmanager

@@ -196,11 +196,10 @@ class _Copy:
 
     def _say_resumed(self, plan: CopyPlan, content: JournalContent) -> None:
         resumed = sum(file.resumed_bytes for file in self._files)
-        if resumed or (content.finished and plan.keep):
-            self._observer.note(
-                f"going on where an earlier copy stopped: {len(plan.keep)} files are there, and "
-                f"{format_bytes(resumed)} of others"
-            )
+        kept = len(plan.keep) if content.finished else 0
+        there = [f"{kept} whole files"] * bool(kept) + [f"{format_bytes(resumed)} of unfinished ones"] * bool(resumed)
+        if there:
+            self._observer.note(f"going on where an earlier copy stopped: {' and '.join(there)} are there")
 
     def _lanes(self, slots: int) -> int | None:
         return None if self._options.lanes is None else max(1, min(self._options.lanes, slots))
